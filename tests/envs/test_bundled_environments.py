@@ -1,0 +1,252 @@
+"""What every bundled environment promises: Gymnasium's contract, determinism, experts that win, and a turn limit."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
+
+import trpd_envs  # noqa: F401 -- registers
+from trpd_envs import Text, format_call
+
+IDS = ["trpd/Courier-v0", "trpd/KeyChain-v0", "trpd/GridLake-v0", "trpd/GuessNumber-v0"]
+
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("Courier", {}),
+    ("Courier", {"locking": False}),
+    ("Courier", {"rooms": 3, "items": 1, "max_turns": 5}),
+    ("Courier", {"rooms": 8, "items": 5, "max_turns": 20}),
+    ("Courier", {"rooms": 12, "items": 12}),
+    ("KeyChain", {}),
+    ("KeyChain", {"undo": True}),
+    ("KeyChain", {"length": 1, "decoys": 1, "max_turns": 2}),
+    ("KeyChain", {"length": 10, "decoys": 7}),
+    ("GridLake", {}),
+    ("GridLake", {"size": 2}),
+    ("GridLake", {"size": 4, "holes": 8, "max_turns": 6}),
+    ("GridLake", {"size": 7, "holes": 24}),
+    ("GuessNumber", {}),
+    ("GuessNumber", {"low": -3, "high": 4, "max_turns": 4}),
+    ("GuessNumber", {"low": 0, "high": 100_000}),
+]
+
+
+def make(name: str, **kwargs: Any) -> Any:
+    return gymnasium.make(f"trpd/{name}-v0", **kwargs).unwrapped
+
+
+def play(env: Any, actions: list[str] | None = None) -> list[Any]:
+    """Steps with the given actions, or the expert's until it has none; returns the results of `step`."""
+    results = []
+    while (action := (actions.pop(0) if actions else None) if actions is not None else env.expert()) is not None:
+        results.append(env.step(action))
+    return results
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_gymnasium_checker_accepts(env_id: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)
+
+
+def test_module_prefixed_id_takes_knobs() -> None:
+    env = gymnasium.make("trpd_envs:trpd/KeyChain-v0", length=5)
+    assert env.unwrapped.length == 5
+    env.reset(seed=0)
+    assert env.unwrapped.expert() is not None and env.unwrapped.tools and env.unwrapped.instructions
+
+
+@pytest.mark.parametrize(("name", "kwargs"), SETTINGS)
+def test_expert_always_succeeds_and_says_none_at_the_end(name: str, kwargs: dict[str, Any]) -> None:
+    env = make(name, **kwargs)
+    for seed in range(60):
+        observation, info = env.reset(seed=seed)
+        assert observation in env.observation_space and info == {"success": False, "ok": True}
+        results = play(env)
+        assert results, (seed, observation)
+        assert all(
+            r[4] == {"success": False, "ok": True} and r[1] == 0.0 and not r[2] and not r[3] for r in results[:-1]
+        )
+        assert results[-1][1:] == (1.0, True, False, {"success": True, "ok": True})
+        assert env.expert() is None
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_seed_decides_everything_and_instances_do_not_mix(env_id: str) -> None:
+    def transcript(env: Any, seed: int, other: Any = None) -> list[Any]:
+        lines: list[Any] = [env.reset(seed=seed)]
+        while (action := env.expert()) is not None:
+            if other is not None and other.expert() is None:
+                other.reset()
+            if other is not None:
+                other.step(other.expert())
+            lines += [action, env.step(action)]
+        return lines + [env.reset()]  # an unseeded reset goes on with the same stream
+
+    random.seed(1)
+    np.random.seed(1)
+    states = random.getstate(), pickle.dumps(np.random.get_state())
+    env, other = gymnasium.make(env_id).unwrapped, gymnasium.make(env_id).unwrapped
+    other.reset(seed=99)
+    alone = [transcript(env, seed) for seed in range(10)]
+    assert [transcript(env, seed, other) for seed in range(10)] == alone
+    assert len({repr(t) for t in alone}) > 5
+    assert (random.getstate(), pickle.dumps(np.random.get_state())) == states
+
+
+def test_slippery_lake_is_deterministic_under_its_seed() -> None:
+    env = make("GridLake", slippery=True)
+    first, second = ([env.reset(seed=3), *play(env)] for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_turn_limit_truncates_and_then_a_reset_is_needed(env_id: str) -> None:
+    env = gymnasium.make(env_id, max_turns=6).unwrapped
+    with pytest.raises(ResetNeeded, match="reset"):
+        env.step("before the first reset")
+    env.reset(seed=0)
+    for turn in range(6):
+        observation, reward, terminated, truncated, info = env.step("\0 neither a call nor a move")
+        assert info == {"success": False, "ok": False} and reward == 0.0 and not terminated
+        assert truncated == (turn == 5) and observation in env.observation_space and observation
+    with pytest.raises(ResetNeeded, match="reset"):
+        env.step("up")
+    assert env.expert() is None
+    env.reset()
+    env.step("up")
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_an_action_that_is_not_text_is_the_callers_mistake(env_id: str) -> None:
+    env = gymnasium.make(env_id).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(TypeError, match="str"):
+        env.step(3)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_episodes_can_be_pickled_and_continued(env_id: str) -> None:
+    env = gymnasium.make(env_id).unwrapped
+    env.reset(seed=4)
+    env.step(env.expert())
+    assert play(pickle.loads(pickle.dumps(env))) == play(env)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "knob"),
+    [
+        ("Courier", {"rooms": 2}, "rooms"),
+        ("Courier", {"rooms": 13}, "rooms"),
+        ("Courier", {"items": 0}, "items"),
+        ("Courier", {"items": True}, "items"),
+        ("Courier", {"locking": "off"}, "locking"),
+        ("Courier", {"max_turns": 3}, "max_turns"),
+        ("KeyChain", {"length": 0}, "length"),
+        ("KeyChain", {"decoys": 8}, "decoys"),
+        ("KeyChain", {"length": 40}, "length"),
+        ("KeyChain", {"undo": 1}, "undo"),
+        ("KeyChain", {"max_turns": 4}, "max_turns"),
+        ("GridLake", {"size": 1}, "size"),
+        ("GridLake", {"holes": 9}, "holes"),
+        ("GridLake", {"slippery": None}, "slippery"),
+        ("GridLake", {"max_turns": 5}, "max_turns"),
+        ("GuessNumber", {"low": 3, "high": 3}, "low"),
+        ("GuessNumber", {"high": 2.5}, "high"),
+        ("GuessNumber", {"max_turns": 4}, "max_turns"),
+    ],
+)
+def test_nonsense_knobs_are_refused_by_name(name: str, kwargs: dict[str, Any], knob: str) -> None:
+    with pytest.raises(ValueError, match=rf"{knob}=.*(wanted|needs)"):
+        make(name, **kwargs)
+
+
+def legal_actions(env: Any) -> list[str]:
+    """Actions that the present state accepts, and that do not end the episode by themselves."""
+    match type(env).__name__:
+        case "Courier":
+            here = [item for item, place in env.places.items() if place == env.room and item != env.holding]
+            taking = [] if env.holding else [format_call("take", item=item) for item in here]
+            dropping = [format_call("drop", item=env.holding)] if env.holding else []
+            return [*(format_call("go", room=room) for room in env._exits(env.room)), *taking, *dropping]
+        case "KeyChain":
+            keys = env.seen if env.undo else [word for _, word in env.shown]
+            return [format_call("lookup", key=key) for key in sorted(keys) if key in env.notes]
+        case "GridLake":
+            return ["up", "down", "left", "right"]
+    return [str(n) for n in range(env.low, env.high + 1)]
+
+
+def open_randomly(env: Any, rng: random.Random, moves: int) -> None:
+    for _ in range(moves):
+        actions = legal_actions(env)
+        if env.over or not actions:
+            return
+        env.step(rng.choice(actions))
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [s for s in SETTINGS if s[0] != "GuessNumber"])
+def test_expert_from_any_state_solves_or_says_none(name: str, kwargs: dict[str, Any]) -> None:
+    env = make(name, **kwargs)
+    rng = random.Random(0)
+    lost = 0
+    for seed in range(60):
+        env.reset(seed=seed)
+        open_randomly(env, rng, 1 + seed % 4)
+        results = play(env)
+        assert env.success or not results, (seed, "the expert gave an action and then did not succeed")
+        lost += not env.success
+    assert lost < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("Courier", {"locking": False, "max_turns": 40}),
+        ("KeyChain", {"undo": True, "max_turns": 40}),
+        ("GuessNumber", {}),
+    ],
+)
+def test_in_the_controls_every_mistake_can_be_repaired(name: str, kwargs: dict[str, Any]) -> None:
+    env = make(name, **kwargs)
+    rng = random.Random(0)
+    for seed in range(60):
+        env.reset(seed=seed)
+        open_randomly(env, rng, 1 + seed % 8)
+        play(env)
+        assert env.success, seed
+
+
+@pytest.mark.parametrize("name", ["Courier", "KeyChain", "GridLake"])
+def test_in_the_others_a_mistake_can_last(name: str) -> None:
+    env = make(name, max_turns=40)
+    rng = random.Random(0)
+    lost = 0
+    for seed in range(60):
+        env.reset(seed=seed)
+        open_randomly(env, rng, 4)
+        lost += env.expert() is None and not env.success
+    assert lost > 10
+
+
+def test_text_space_accepts_any_text_and_stays_cheap() -> None:
+    space = Text(max_length=5)
+    assert all(text in space for text in ["", "a\nb", "žÄ漢\0", "\ud800"])
+    assert "123456" not in space and 3 not in space and None not in space
+    assert space == Text(max_length=5) != Text(max_length=6)
+    assert pickle.loads(pickle.dumps(space)) == space and repr(space) == "Text(max_length=5)"
+    samples = [Text(seed=1).sample() for _ in range(2)]
+    assert samples[0] == samples[1]
+    space.seed(0)
+    drawn = {space.sample() for _ in range(50)}
+    assert len(drawn) > 20 and all(text in space and text.isascii() for text in drawn)
+    with pytest.raises(ValueError, match="max_length"):
+        Text(max_length=-1)
