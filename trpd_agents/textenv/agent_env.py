@@ -1,0 +1,221 @@
+"""`AgentEnv`: any Gymnasium text environment as what the collector drives.
+
+Invariant: whatever the environment underneath does, `reset` and `step` either return well-formed values (text, a
+finite reward, real booleans, and a success at the end of an episode) or raise `EnvironmentFailure`; nothing an
+environment does is ever turned into a reward of 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from trpd_agents.errors import EnvironmentFailure, UserError
+from trpd_agents.textenv.blame import blame
+from trpd_agents.textenv.spec import EnvSpec
+from trpd_agents.textenv.time_limit import TimeExpired, call_within
+
+ACTION_LIMIT = 2000  # characters; longer digit strings and texts crash or stall several public games
+TIME_LIMIT = 10.0  # seconds for one reset or step
+_REPLACEMENT = "\ufffd"
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_UNSAFE = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one action led to.
+
+    `ok`: the environment accepted the action (`info["ok"]`, else True). `success`: the environment's
+    `info["success"]`, else whether the total reward has reached its `reward_threshold`; None only before the end of
+    an episode of an environment that says nothing yet.
+    """
+
+    observation: str
+    reward: float
+    terminated: bool
+    truncated: bool
+    ok: bool
+    success: bool | None
+
+
+def clean_action(text: str) -> str:
+    """An action as environments get it: at most `ACTION_LIMIT` characters, U+FFFD for NUL and lone surrogates."""
+    return _UNSAFE.sub(_REPLACEMENT, text[:ACTION_LIMIT])
+
+
+class AgentEnv:
+    """Drives `env`, made from `spec`, one episode after another.
+
+    `seconds` limits each reset and step (see `time_limit` for where this can be enforced). After an
+    `EnvironmentFailure` the instance is in an unknown state: close it and make another one.
+    """
+
+    def __init__(self, env: gymnasium.Env, spec: EnvSpec, seconds: float = TIME_LIMIT):
+        self.env = env
+        self.spec = spec
+        self.seconds = seconds
+        self.max_turns = _turn_limit(env, spec)
+        self.reward_threshold = _reward_threshold(env)
+        self._total = 0.0
+        self._running = False
+
+    @property
+    def instructions(self) -> str:
+        """The environment's `instructions` attribute, the system text, or ""; may change at a reset."""
+        text = _attribute(self.env, "instructions")
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"environment {self.spec.id}: `instructions` is a string; found {type(text).__name__}")
+        return text or ""
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The environment's `tools` attribute, JSON-schema function descriptions, or []; may change at a reset."""
+        tools = _attribute(self.env, "tools")
+        if tools is None:
+            return []
+        if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
+            raise UserError(
+                f"environment {self.spec.id}: `tools` is a list of JSON-schema function descriptions (dicts); "
+                f"found {tools!r:.200}"
+            )
+        return list(tools)
+
+    @property
+    def has_expert(self) -> bool:
+        """Whether the environment has a scripted solver."""
+        return callable(_attribute(self.env, "expert"))
+
+    def expert(self) -> str | None:
+        """The scripted solver's next action in the present state; None without a solver or when it is lost."""
+        solver = _attribute(self.env, "expert")
+        if not callable(solver):
+            return None
+        action = self._call("step_raised", "expert()", solver)
+        if action is not None and not isinstance(action, str):
+            raise self._failure("step_raised", f"expert() returned {action!r:.100}; wanted a string or None")
+        return action
+
+    def reset(self, seed: int) -> str:
+        """Start the episode that `seed` determines; returns the first observation."""
+        self._running = False
+        result = self._call("reset_raised", f"reset(seed={seed})", self.env.reset, seed=int(seed))
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise self._failure("bad_observation", f"reset returned {_shape(result)}; wanted (observation, info)")
+        observation, info = result
+        self._check_info("reset", info)
+        self._total = 0.0
+        self._running = True
+        return self._text("reset", observation)
+
+    def step(self, action: str) -> Step:
+        """Take one action, sanitised by `clean_action`. Only between a reset and the end of its episode."""
+        if not self._running:
+            raise RuntimeError("step needs a running episode: call reset first, and again after an episode has ended")
+        result = self._call("step_raised", "step", self.env.step, clean_action(action))
+        if not isinstance(result, tuple) or len(result) != 5:
+            raise self._failure(
+                "bad_observation",
+                f"step returned {_shape(result)}; wanted (observation, reward, terminated, truncated, info)",
+            )
+        observation, reward, terminated, truncated, info = result
+        observation = self._text("step", observation)
+        reward = self._reward(reward)
+        terminated = self._flag("terminated", terminated)
+        truncated = self._flag("truncated", truncated)
+        self._check_info("step", info)
+        ok = self._flag('info["ok"]', info.get("ok", True))
+        self._total += reward
+        ended = terminated or truncated
+        success = self._success(info, ended)
+        self._running = not ended
+        return Step(observation, reward, terminated, truncated, ok, success)
+
+    def close(self) -> None:
+        """Free the environment. No episode depends on it any more, so failing here is not worth an error."""
+        self._running = False
+        with contextlib.suppress(Exception, TimeExpired):
+            call_within(self.seconds, self.env.close)
+
+    def _success(self, info: Mapping[str, Any], ended: bool) -> bool | None:
+        if "success" in info:
+            return self._flag('info["success"]', info["success"])
+        if self.reward_threshold is not None:
+            return self._total >= self.reward_threshold - 1e-9  # ten times 0.1 falls a rounding error short of 1
+        if not ended:
+            return None
+        raise self._failure(
+            "bad_flag",
+            'the episode ended without info["success"] and the environment has no reward_threshold, so nobody can say '
+            'whether it succeeded; return info["success"] (True or False) with every step, or register the '
+            "environment with a reward_threshold",
+        )
+
+    def _call(self, kind: str, what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return call_within(self.seconds, function, *args, **kwargs)
+        except TimeExpired as expired:
+            raise self._failure("timeout", f"{what} took more than {self.seconds:g} s: {blame(expired)}") from None
+        except EnvironmentFailure:
+            raise
+        except (Exception, SystemExit) as error:  # sys.exit() in an environment must not end the run
+            raise self._failure(kind, f"{what} raised {blame(error)}") from error
+
+    def _failure(self, kind: str, message: str) -> EnvironmentFailure:
+        return EnvironmentFailure(kind, f"environment {self.spec.id}: {message}")
+
+    def _text(self, where: str, observation: Any) -> str:
+        if not isinstance(observation, str):
+            raise self._failure(
+                "bad_observation", f"{where} returned an observation of type {type(observation).__name__}; wanted str"
+            )
+        return _SURROGATES.sub(_REPLACEMENT, observation)  # tokenizers and Parquet refuse lone surrogates
+
+    def _reward(self, reward: Any) -> float:
+        if not isinstance(reward, Real | np.bool_) or not math.isfinite(reward):
+            raise self._failure("bad_reward", f"step returned reward {reward!r:.100}; wanted a finite number")
+        return float(reward)
+
+    def _flag(self, name: str, value: Any) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            kind = type(value).__name__
+            raise self._failure("bad_flag", f"{name} is {value!r:.100} of type {kind}; wanted True or False")
+        return bool(value)
+
+    def _check_info(self, where: str, info: Any) -> None:
+        if not isinstance(info, Mapping):
+            raise self._failure("bad_flag", f"{where} returned an info of type {type(info).__name__}; wanted a dict")
+
+
+def _attribute(env: gymnasium.Env, name: str) -> Any:
+    """An optional attribute of the environment or of the wrapper around it that defines it; None when nobody does."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def _turn_limit(env: gymnasium.Env, spec: EnvSpec) -> int | None:
+    """The smaller of the registered `max_episode_steps` and the environment's own `max_turns`; None with neither."""
+    own = _attribute(env, "max_turns")
+    if own is not None and (isinstance(own, bool) or not isinstance(own, int | np.integer) or own < 1):
+        raise UserError(f"environment {spec.id}: `max_turns` is a positive number of turns; found {own!r}")
+    registered = env.spec.max_episode_steps if env.spec is not None else None
+    limits = [int(limit) for limit in (own, registered) if limit is not None]
+    return min(limits, default=None)
+
+
+def _reward_threshold(env: gymnasium.Env) -> float | None:
+    """The total reward from which an episode is a success: registered with the environment, else its own attribute."""
+    registered = env.spec.reward_threshold if env.spec is not None else None
+    threshold = _attribute(env, "reward_threshold") if registered is None else registered
+    return None if threshold is None else float(threshold)
+
+
+def _shape(result: Any) -> str:
+    return f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
