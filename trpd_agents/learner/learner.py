@@ -1,0 +1,250 @@
+"""The learner: turns weights on tokens into a step of the student. It knows three loss streams and no method.
+
+Invariant: the step depends on the global batch alone, not on padding, micro-batches or the number of ranks, because
+every stream is a sum over tokens divided by a count over the whole global batch. Tokens whose weights are all zero are
+not even encoded where that is possible: a trajectory is cut after its last weighted token, which a causal model cannot
+notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from trpd_agents.batching import micro_batches, position_chunk
+from trpd_agents.config import LearnerConfig
+from trpd_agents.credit.assign import Credit
+from trpd_agents.credit.config import CreditConfig
+from trpd_agents.distributed import World
+from trpd_agents.learner.streams import stream_losses
+from trpd_agents.models import LanguageModel
+from trpd_agents.scoring import pad_ids
+from trpd_agents.teacher import Teacher
+from trpd_agents.trajectory import Trajectory
+
+
+class Learner:
+    """AdamW on `lm`, updated in place.
+
+    Args:
+        total_steps: optimiser steps in the whole run, for the schedule.
+        world: this process's place among the data-parallel ranks; gradients are summed over them.
+    """
+
+    def __init__(self, lm: LanguageModel, config: LearnerConfig, total_steps: int, world: World | None = None):
+        self.lm = lm
+        self.config = config
+        self.world = world or World()
+        self.parameters = [p for p in lm.model.parameters() if p.requires_grad]
+        fused = lm.device.type in ("cuda", "cpu")
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: schedule_factor(config, step, total_steps)
+        )
+        self.autocast = pick_autocast(config.dtype, lm.device)
+        self.steps = 0
+
+    def update(
+        self, trajectories: Sequence[Trajectory], credit: Credit, method: CreditConfig, teacher: Teacher | None = None
+    ) -> dict[str, float]:
+        """One pass over the batch and one optimiser step per epoch.
+
+        Args:
+            trajectories: this rank's share of the global batch.
+            credit: their weights, row b for trajectory b.
+            method: read for `estimator` and the forward KL's `tail` only.
+            teacher: supplies whole distributions for the exact estimator.
+
+        Returns:
+            Figures of the global batch: `loss`, `grad_norm`, `lr`, `updated_tokens`, and per weighted token, in nats,
+            `reverse_kl`, `forward_kl` and `imitation_nll`.
+        """
+        action = float(sum(t.authored("student").sum() for t in trajectories))
+        guided = float(sum(t.authored("teacher").sum() for t in trajectories))
+        normaliser, guided_normaliser = self.world.sum(action, guided)
+        figures: dict[str, float] = {}
+        for epoch in range(self.config.epochs_per_batch):
+            figures = self._step(trajectories, credit, method, teacher, normaliser, guided_normaliser, first=epoch == 0)
+        return figures
+
+    def _step(
+        self,
+        trajectories: Sequence[Trajectory],
+        credit: Credit,
+        method: CreditConfig,
+        teacher: Teacher | None,
+        normaliser: float,
+        guided_normaliser: float,
+        *,
+        first: bool,
+    ) -> dict[str, float]:
+        sums: dict[str, float] = {"updated_tokens": 0.0}
+        active = (credit.policy_weight != 0) | (credit.forward_kl_weight != 0) | (credit.imitation_weight != 0)
+        positions = [row.nonzero()[:, 0] for row in active.cpu()]
+        needed = [int(p.max()) if len(p) else 0 for p in positions]  # the last weighted token is only predicted
+        self.lm.model.train()
+        for group in micro_batches(needed, self.config.token_budget):
+            ids = pad_ids([trajectories[b].tokens[: needed[b]] for b in group], self.lm.device)
+            with torch.autocast(self.lm.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext():
+                hidden = self.lm.hidden(ids)
+            rows = torch.repeat_interleave(torch.arange(len(group)), torch.tensor([len(positions[b]) for b in group]))
+            at = torch.cat([positions[b] for b in group])
+            batch_rows = torch.tensor(group)[rows]
+            columns = self._columns(trajectories, group, positions, credit, batch_rows, at, method)
+            loss, totals = self._losses(
+                hidden[rows.to(hidden.device), at.to(hidden.device) - 1],
+                columns,
+                method,
+                teacher,
+                normaliser=normaliser,
+                guided_normaliser=guided_normaliser,
+                # The first step on fresh data is exactly on-policy; after it the ratio corrects for the policy's move.
+                clip_ratio=None if first else self.config.clip_ratio,
+            )
+            loss.backward()
+            sums["updated_tokens"] += sum(needed[b] for b in group)
+            for name, value in totals.items():
+                sums[name] = sums.get(name, 0.0) + value
+        self.lm.model.eval()
+        self.world.sum_gradients(self.parameters)
+        names = ["updated_tokens", "loss", "policy_weight", "reverse_kl", "forward_kl_weight", "forward_kl"]
+        names += ["imitated", "imitation_nll"]
+        totals = dict(zip(names, self.world.sum(*(sums.get(n, 0.0) for n in names)), strict=True))
+        weighted = totals["policy_weight"] + totals["forward_kl_weight"] + totals["imitated"]
+        lr = float(self.schedule.get_last_lr()[0])
+        grad_norm = 0.0
+        if weighted > 0:  # with nothing to learn from, Adam's momentum must not move the student either
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip))
+            if not math.isfinite(grad_norm):
+                raise FloatingPointError(f"the gradient's norm is {grad_norm} at optimiser step {self.steps}")
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.steps += 1
+        return {
+            "loss": totals["loss"],
+            "grad_norm": grad_norm,
+            "lr": lr,
+            "updated_tokens": totals["updated_tokens"],
+            "reverse_kl": totals["reverse_kl"] / max(totals["policy_weight"], 1e-9),
+            "forward_kl": totals["forward_kl"] / max(totals["forward_kl_weight"], 1e-9),
+            "imitation_nll": totals["imitation_nll"] / max(totals["imitated"], 1.0),
+        }
+
+    def _columns(
+        self,
+        trajectories: Sequence[Trajectory],
+        group: Sequence[int],
+        positions: Sequence[torch.Tensor],
+        credit: Credit,
+        rows: torch.Tensor,
+        at: torch.Tensor,
+        method: CreditConfig,
+    ) -> dict[str, torch.Tensor]:
+        """What the loss needs at each of the n weighted positions of a micro-batch, by name."""
+        device = self.lm.device
+        tokens = torch.cat([torch.from_numpy(trajectories[b].tokens)[positions[b]] for b in group]).long()
+        ls = torch.cat([torch.from_numpy(trajectories[b].logprobs)[positions[b]] for b in group])
+        columns = {
+            "token": tokens,
+            "ls_old": ls,
+            "policy_weight": credit.policy_weight[rows, at],
+            "score": credit.score[rows, at],
+            "forward_kl_weight": credit.forward_kl_weight[rows, at],
+            "imitation_weight": credit.imitation_weight[rows, at],
+        }
+        forward = bool((columns["forward_kl_weight"] != 0).any())
+        taught: dict[str, list[torch.Tensor]] = {}
+        for b in group if forward or method.estimator == "full" else []:
+            scores = trajectories[b].scores
+            assert scores is not None  # a trajectory without scores has no weights, so no positions
+            index = torch.searchsorted(torch.from_numpy(scores.positions), positions[b])
+            if forward and scores.top_ids is not None and scores.top_lt is not None:
+                taught.setdefault("top_ids", []).append(torch.from_numpy(scores.top_ids).long()[index])
+                taught.setdefault("top_lt", []).append(torch.from_numpy(scores.top_lt)[index])
+            if method.estimator == "full" and scores.hidden is not None:
+                taught.setdefault("hidden", []).append(scores.hidden[index.to(scores.hidden.device)])
+        columns.update({name: torch.cat(values) for name, values in taught.items()})
+        return {name: value.to(device) for name, value in columns.items()}
+
+    def _losses(
+        self,
+        hidden: torch.Tensor,
+        columns: dict[str, torch.Tensor],
+        method: CreditConfig,
+        teacher: Teacher | None,
+        **settings: Any,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Sum of the losses over chunks of positions. With several chunks their logits are recomputed, not kept."""
+        chunk = position_chunk(self.lm.vocab_size)
+        tail = bool(getattr(method.outlier, "tail", False))
+
+        def one(part: torch.Tensor, named: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            taught = named.get("hidden")
+            distribution = None
+            if method.estimator == "full" and taught is not None and teacher is not None:
+                distribution = _fitted(teacher.log_distribution(taught), self.lm.vocab_size)
+            arguments: dict[str, Any] = {name: value for name, value in named.items() if name != "hidden"}
+            return stream_losses(
+                self.lm.logits(part),
+                **arguments,
+                estimator=method.estimator,
+                teacher_logprobs=distribution,
+                tail=tail,
+                **settings,
+            )
+
+        n = hidden.shape[0]
+        if n <= chunk:
+            loss, totals = one(hidden, columns)
+            return loss, {name: float(value) for name, value in totals.items()}
+        loss, joined = hidden.new_zeros(()), dict[str, float]()
+        for start in range(0, n, chunk):
+            named = {name: value[start : start + chunk] for name, value in columns.items()}
+            part, totals = checkpoint(one, hidden[start : start + chunk], named, use_reentrant=False)
+            loss = loss + part
+            for name, value in totals.items():
+                joined[name] = joined.get(name, 0.0) + float(value)
+        return loss, joined
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the weights that decides the next step."""
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.steps = int(state["steps"])
+
+
+def _fitted(logprobs: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """`[n, V_T]` cut or filled with -inf to `[n, vocab_size]`: models of one family pad their heads to different widths."""
+    missing = vocab_size - logprobs.shape[1]
+    return (
+        torch.nn.functional.pad(logprobs, (0, missing), value=-torch.inf) if missing > 0 else logprobs[:, :vocab_size]
+    )
+
+
+def schedule_factor(config: LearnerConfig, step: int, total_steps: int) -> float:
+    """What the learning rate is multiplied by at `step`: linear warm-up, then constant or to 0 at `total_steps`."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+    return 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+
+
+def pick_autocast(dtype: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16 over float32 weights. `auto`: on CUDA devices that have it; a small model on a CPU
+    gains nothing."""
+    if dtype == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return dtype == "bfloat16"
