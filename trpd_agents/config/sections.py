@@ -1,0 +1,158 @@
+"""The sections of a run configuration, one class each.
+
+Every section forbids unknown keys and takes numbers as they are: no string or boolean is quietly turned into a number.
+Counts are in the unit their name says; durations are seconds; lengths are tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from trpd_agents.config.problems import Problems
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Natural = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Beta = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Name = Annotated[str, Field(strict=True, min_length=1)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, unknown keys refused."""
+
+    # Infinity stays a number when a configuration is sent to another process as JSON.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class EnvConfig(Section):
+    """Which environment is played: a registered id, `module:Id-v0` or `path/file.py:Class`, with keyword arguments."""
+
+    id: Name
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    max_turns: Count | None = None  # None: the environment's own limit
+
+
+class ImitationConfig(Section):
+    """A start by imitating the environment's scripted expert: supervised updates before anything else happens."""
+
+    demonstrations: Count  # expert episodes to collect
+    updates: Count  # optimiser steps
+    batch: Count  # episodes per optimiser step
+    lr: Positive
+    seed: Natural = 0
+
+
+class ModelConfig(Section):
+    """A causal language model: `builtin:NAME`, a local directory or a hub id."""
+
+    model: Name
+    imitation: ImitationConfig | None = None
+    trust_remote_code: Flag = False
+
+
+class LocalTeacherConfig(ModelConfig):
+    """A teacher whose weights are loaded in this process. How many top tokens it returns follows from `credit`."""
+
+    can_act: ClassVar[bool] = True  # guidance needs a teacher that can play turns, not only score them
+
+    kind: Literal["local"] = "local"
+
+
+# With a second kind of teacher this becomes a union discriminated on `kind`; nothing else has to change.
+TeacherConfig = LocalTeacherConfig
+
+_TRUNCATING = ("top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def _refuse_rescaled_temperature(value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value != 1:
+        raise ValueError(
+            "training samples at temperature 1: at any other the sampled tokens do not follow the policy whose "
+            "log-probabilities enter the log ratio; remove the key or set it to 1.0"
+        )
+    return value
+
+
+class RolloutConfig(Section):
+    """How episodes are sampled. Sampling is from the full distribution; see `temperature`."""
+
+    engine: Literal["transformers"] = "transformers"
+    temperature: Annotated[Positive, BeforeValidator(_refuse_rescaled_temperature)] = 1.0
+    max_new_tokens: Count = 32  # per action
+    max_tokens: Count = 2048  # whole conversation, the context limit
+    episode_seconds: Positive = 300.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truncated_sampling(cls, data: Any) -> Any:
+        found = [key for key in _TRUNCATING if isinstance(data, dict) and key in data]
+        if found:
+            why = (
+                "truncated sampling is refused: it renormalises what is left of the distribution, which biases every "
+                "log ratio by the log of the mass that was kept; remove the key to sample from the full distribution"
+            )
+            raise Problems([(key, why) for key in found])
+        return data
+
+    @model_validator(mode="after")
+    def _action_fits_context(self) -> RolloutConfig:
+        if self.max_new_tokens >= self.max_tokens:
+            raise ValueError(
+                f"max_new_tokens ({self.max_new_tokens}) must be smaller than max_tokens ({self.max_tokens}): "
+                "an action and the observation before it share the context"
+            )
+        return self
+
+
+class LearnerConfig(Section):
+    """The optimiser (AdamW) and how a batch is cut up for it."""
+
+    lr: Positive
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.0
+    warmup_steps: Natural = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    grad_clip: Positive = 1.0
+    token_budget: Count = 16_384  # padded tokens per micro-batch
+    epochs_per_batch: Count = 1
+    clip_ratio: Positive = 0.2  # PPO clipping of pi_now / pi_sampling
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class TrainingConfig(Section):
+    """The loop: how many updates, of how many episodes, and what is written down when."""
+
+    steps: Count  # optimiser batches: one rollout of `episodes_per_step` each
+    episodes_per_step: Count
+    group_size: Count = 1  # episodes per environment seed
+    checkpoint_every: Count = 50  # steps
+    keep_checkpoints: Count = 2
+    ranks: Count = 1  # data-parallel processes
+    save_trajectories_every: Natural = 10  # steps; 0: never
+
+    @model_validator(mode="after")
+    def _episodes_divide(self) -> TrainingConfig:
+        if self.episodes_per_step % self.group_size:
+            raise ValueError(
+                f"group_size ({self.group_size}) must divide episodes_per_step ({self.episodes_per_step}): "
+                "every environment seed is played group_size times"
+            )
+        if self.episodes_per_step < self.ranks:
+            raise ValueError(
+                f"episodes_per_step ({self.episodes_per_step}) is smaller than ranks ({self.ranks}): "
+                "a process would have no episode to play; raise the one or lower the other"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    """Held-out episodes: seeds `seed`, `seed + 1`, ... are kept out of training."""
+
+    episodes: Count = 256
+    seed: Natural = 1_000_000
+    every: Natural = 0  # steps; 0: only before and after training
