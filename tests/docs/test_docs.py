@@ -1,0 +1,315 @@
+"""The README and the documentation are true of the code: examples run, commands parse, tables agree with what they list.
+
+Python blocks run in order, each document in a folder and a namespace of its own; a block that begins with `# name.py` becomes that
+file. Training runs with the settings of `TINY` on top and with models of random weights in place of the built-in ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from pydantic import BaseModel
+
+import trpd_agents.config
+from trpd_agents.cli import app
+from trpd_agents.cli.arguments import env_spec
+from trpd_agents.config import RunConfig, load_config, parse_config
+from trpd_agents.config.yaml_file import read_yaml
+from trpd_agents.credit import GATES, GUIDANCE, OUTLIERS, PRESETS, RULES, Divergence
+from trpd_agents.textenv import EnvSpec, check_environment, list_envs, make
+from trpd_agents.textenv.preflight import _ADVICE
+from trpd_agents.textenv.textarena_games import GAMES, NEEDS_DATA, SEED_HAS_NO_EFFECT
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in DOCUMENTS.items()}
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+TINY = [
+    "training.steps=1",
+    "training.episodes_per_step=2",
+    "training.ranks=1",
+    "evaluation.episodes=2",
+    "learner.warmup_steps=0",
+    *(
+        f"{who}.imitation.{setting}"
+        for who in ("student", "teacher")
+        for setting in ("demonstrations=2", "updates=1", "batch=2")
+    ),
+]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return [body for found, body in BLOCK.findall(TEXTS[document]) if found == language]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row in `text`, headings and rulers included."""
+    lines = (line for line in text.splitlines() if line.startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def section(document: str, heading: str) -> str:
+    """The text under a heading, up to the next one of the same level."""
+    level = heading.partition(" ")[0]
+    _, found, after = TEXTS[document].partition(f"\n{heading}\n")
+    assert found, f"{document} has no heading {heading!r}"
+    return re.split(rf"^#{{1,{len(level)}}} ", after, flags=re.MULTILINE)[0]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like the repository's root to a command, with every file that a document shows."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for document in DOCUMENTS:
+        for body in blocks(document, "python"):
+            if named := re.match(r"# (\w+\.py)\n", body):
+                (tmp_path / named[1]).write_text(body, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes any training short: models of random weights, an empty cache, `TINY` over every file."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trpd_agents.base_models.make import make_tokenizer
+
+    tokenizer = make_tokenizer()
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=1024, max_position_embeddings=2048, tie_word_embeddings=False, **shape)
+    assert len(tokenizer) <= 1024
+    model = tmp_path / "random"
+    LlamaForCausalLM(config).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    monkeypatch.setattr("trpd_agents.models.builtin_models", lambda: {"tiny": model, "small": model})
+    monkeypatch.setenv("TRPD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trpd_agents.config, "load_config", lambda path, more=(): load_config(path, [*more, *TINY]))
+
+
+def run_python(document: str) -> None:
+    namespace: dict[str, Any] = {"__name__": "example"}
+    for number, body in enumerate(blocks(document, "python"), 1):
+        if not re.match(r"# \w+\.py\n", body):
+            exec(compile(body, f"{document}, Python block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "README.md" and blocks(name, "python")])
+def test_python_examples_run(document: str, workspace: Path) -> None:
+    run_python(document)
+
+
+def test_the_readme_trains_and_what_it_leaves_is_documented(workspace: Path, tiny_training: None) -> None:
+    run_python("README.md")
+    run = workspace / "runs" / "first"
+
+    told = {name for row in rows(section("configuration.md", "## Metrics")) for name in quoted(row[0])}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert told == set(lines[0])
+
+    (listing,) = re.findall(r"```text\n(.*?)```", section("configuration.md", "## The run directory"), re.DOTALL)
+    listed = {re.split(r"[/ ]", line)[0] for line in listing.splitlines()}
+    assert listed == {path.name for path in run.iterdir()}
+    readme = {name.split("/")[0] for row in rows(TEXTS["README.md"]) for name in quoted(row[0])}
+    assert readme == listed
+    (checkpoint, *_) = sorted((run / "checkpoints").iterdir())
+    assert {path.name for path in checkpoint.iterdir()} == {"student", "state.pt", "manifest.json"}
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary) == {"before", "after", "teacher", "paired_difference", "seconds", "tokens"}
+    assert all(f"`{key}`" in section("configuration.md", "## The run directory") for key in summary)
+
+
+def test_yaml_examples_are_valid() -> None:
+    recipe = read_yaml((ROOT / "configs" / "quickstart.yaml").read_text(encoding="utf-8"))
+    found = [read_yaml(body) for document in DOCUMENTS for body in blocks(document, "yaml")]
+    assert found
+    for data in found:
+        whole = data if "training" in data else {**recipe, **data}
+        parse_config(whole)
+
+
+def commands() -> list[str]:
+    lines = [line for document in DOCUMENTS for body in blocks(document, "bash") for line in body.splitlines()]
+    lines = [line.rpartition(" && ")[2] for line in lines]
+    return list(dict.fromkeys(line.strip() for line in lines if re.search(r"\btrpd ", line)))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_are_understood(line: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(line, comments=True)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        assert (name, value) == ("PYTHONPATH", ".")
+        monkeypatch.syspath_prepend(str(workspace))
+    assert words.pop(0) == "trpd"
+    group = typer.main.get_command(app)
+    command = group.commands[words[0]]  # type: ignore[attr-defined]
+    given = command.make_context(words[0], words[1:]).params
+    if words[0] == "train" and given["resume"] is None:
+        config = load_config(given["config"], given["overrides"] or [])
+        check_environment(EnvSpec(config.env.id, config.env.kwargs), max_turns=config.env.max_turns)
+        assert config.student.imitation is None or make(EnvSpec(config.env.id, config.env.kwargs)).has_expert
+    elif words[0] in ("eval", "sft"):
+        spec = env_spec(given["env"], given["env_arg"])
+        check_environment(spec, max_turns=given["max_turns"])
+        assert not given.get("expert") or make(spec).has_expert
+
+
+def test_the_two_commands_of_the_readme() -> None:
+    assert blocks("README.md", "bash")[0] == (
+        "python -m pip install -c constraints.txt -e .        && trpd train configs/quickstart.yaml     # the main job\n"
+        'python -m pip install -c constraints.txt -e ".[dev]" && pytest                                 # the tests\n'
+    )
+
+
+def test_what_the_readme_says_of_the_quickstart() -> None:
+    config = load_config(ROOT / "configs" / "quickstart.yaml")
+    text = TEXTS["README.md"]
+    assert f"`{config.env.id}`" in text
+    assert f"{config.evaluation.episodes} held-out episodes" in text
+    assert f"for {config.training.steps} updates of {config.training.episodes_per_step} episodes" in text
+    assert f"`{config.credit.preset}`, which the quickstart uses" in text
+    assert config.training.keep_checkpoints == 2 and config.training.save_trajectories_every == 10
+    student, teacher = config.student.imitation, config.teacher.imitation
+    assert student is not None and teacher is not None
+    assert teacher.demonstrations > student.demonstrations and teacher.updates > student.updates
+    default = inspect.signature(type(make("Courier-v0").env.unwrapped)).parameters
+    assert {**config.env.kwargs} == {name: parameter.default for name, parameter in default.items()}
+    assert all(f"`{preset}`" in text for preset in PRESETS)
+
+
+def test_links_lead_somewhere() -> None:
+    for name, path in DOCUMENTS.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
+            file, _, anchor = target.partition("#")
+            found = (path.parent / file) if file else path
+            assert found.exists(), f"{name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert anchor in slugs, f"{name}: {target}"
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key a recipe may have, but those of `credit`, with its default; `...` where it must be given."""
+    for name, field in model.model_fields.items():
+        inner = [
+            part
+            for part in (field.annotation, *getattr(field.annotation, "__args__", ()))
+            if isinstance(part, type) and issubclass(part, BaseModel)
+        ]
+        if prefix + name == "credit":
+            continue
+        if not inner or not field.is_required() and prefix:
+            default = field.get_default(call_default_factory=True)
+            yield prefix + name, ... if field.is_required() else default
+        if inner:
+            yield from settings(inner[0], f"{prefix}{name}.")
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    listed = {
+        key: quoted(row[2])[0] if quoted(row[2]) else row[2]
+        for row in rows(section("configuration.md", "## Settings"))
+        for key in quoted(row[0])
+    }
+    wanted = dict(settings(RunConfig))
+    assert set(listed) == set(wanted)
+    for key, default in wanted.items():
+        if default is ...:
+            assert listed[key] == "required", key
+        else:
+            found = read_yaml(listed[key])
+            assert (tuple(found) if isinstance(found, list) else found) == default, key
+
+
+def test_every_part_of_a_method_is_listed_with_its_defaults() -> None:
+    text = section("configuration.md", "## Methods: the `credit` section")
+    parts: Mapping[str, Mapping[str, type]] = {
+        "gate": GATES,
+        "outlier": OUTLIERS,
+        "divergence": {"tv": Divergence},
+        "rule": RULES,
+        "guidance": GUIDANCE,
+    }
+    wanted: dict[tuple[str, str, str], Any] = {("estimator", "sampled", ""): None, ("estimator", "full", ""): None}
+    for part, kinds in parts.items():
+        for kind, cls in kinds.items():
+            default = {key: value for key, value in dataclasses.asdict(cls()).items() if key != "kind"}
+            wanted |= {(part, kind, key): value for key, value in (default or {"": None}).items()}
+    found = {
+        (quoted(cells[0])[0], quoted(cells[1])[0], "".join(quoted(cells[2]))): "".join(quoted(cells[3]))
+        for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+        if len(cells) == 5 and quoted(cells[0])
+    }
+    assert set(found) == set(wanted)
+    for key, value in wanted.items():
+        read = read_yaml(found[key])
+        assert read == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value), key
+
+
+def test_the_presets_are_as_listed() -> None:
+    listed = {
+        quoted(row[0])[0]: [quoted(cell)[0] for cell in row[1:6]]
+        for row in rows(section("configuration.md", "## Methods: the `credit` section"))
+        if len(row) == 7 and quoted(row[0])
+    }
+    parts = ("gate", "outlier", "rule", "guidance")
+    assert listed == {
+        name: [*(getattr(preset.config, part).kind for part in parts), preset.config.estimator]
+        for name, preset in PRESETS.items()
+    }
+
+
+def test_the_bundled_environments_are_as_listed() -> None:
+    listed = {quoted(row[0])[0]: row for row in rows(section("environments.md", "## Bundled environments"))[2:]}
+    known = {entry.id: entry for entry in list_envs() if not entry.id.startswith("textarena/")}
+    assert set(listed) == set(known)
+    for name, (_, _, _, turns, tools, _, arguments) in listed.items():
+        entry = known[name]
+        assert (int(turns), tuple(quoted(tools)), entry.expert) == (entry.horizon, entry.tools, True)
+        told = dict(item.split("=") for item in quoted(arguments) if "=" in item)
+        parameters = inspect.signature(type(make(name).env.unwrapped)).parameters
+        defaults = {key: parameter.default for key, parameter in parameters.items()}
+        assert {key: read_yaml(value) for key, value in told.items()} == defaults
+
+
+def test_what_is_said_of_textarena() -> None:
+    text = section("environments.md", "## TextArena")
+    assert f"lists {len(GAMES)} of them" in text and f"and {len(NEEDS_DATA)} more" in text
+    (sentence,) = re.findall(r"\*\*Seeds that do nothing\.\*\* (.*?) give", text)
+    assert set(re.split(r", | and ", sentence)) == SEED_HAS_NO_EFFECT
+
+
+def test_every_bad_call_is_answered_as_listed(workspace: Path) -> None:
+    listed = rows(section("environments.md", "### Calls and bad calls"))[2:]
+    assert len(listed) > 10
+    for what, action, answer in listed:
+        env = make("shop.py:Shop")
+        env.reset(0)
+        step = env.step(action.strip("`"))
+        assert (step.observation, step.ok, step.terminated) == (answer.strip("`"), False, False), what
+
+
+def test_every_kind_of_failure_is_listed() -> None:
+    listed = {
+        kind for row in rows(section("environments.md", "## When an environment fails"))[2:] for kind in quoted(row[0])
+    }
+    assert listed == set(_ADVICE)

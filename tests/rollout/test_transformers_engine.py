@@ -1,0 +1,221 @@
+"""The engine against plain forward passes: no cache, no padding, one conversation at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from trpd_agents.rollout import Request, Sampling, TransformersEngine
+from trpd_agents.trajectory import Stop
+
+
+@dataclass
+class Played:
+    tokens: list[int] = field(default_factory=list)
+    actions: list[tuple[int, int]] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)  # of the action tokens
+    stops: list[Stop] = field(default_factory=list)
+
+
+def script(seed: int, turns: int, vocab: int = 262) -> list[list[int]]:
+    """What a conversation is fed before each of its actions."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, vocab, rng.integers(1, 14 if turn else 40)).tolist() for turn in range(turns)]
+
+
+# Conversation -> its feeds. Different prompts, different lengths, and endings spread over the rounds.
+SCRIPTS = {10 + c: script(c, turns) for c, turns in enumerate([5, 1, 3, 5, 2, 4])}
+
+
+def converse(engine: TransformersEngine, sampling: Sampling, scripts: dict[int, list[list[int]]]) -> dict[int, Played]:
+    """Play all of `scripts` in lock step, releasing each conversation when its script is over."""
+    played = {c: Played() for c in scripts}
+    for turn in range(max(map(len, scripts.values()))):
+        live = [c for c in scripts if len(scripts[c]) > turn]
+        answers = engine.generate([Request(c, scripts[c][turn], key=c) for c in live], sampling)
+        for c, completion in zip(live, answers, strict=True):
+            log = played[c]
+            log.tokens += scripts[c][turn]
+            log.actions.append((len(log.tokens), len(log.tokens) + len(completion.tokens)))
+            log.tokens += completion.tokens
+            log.logprobs += completion.logprobs
+            log.stops.append(completion.stop)
+        engine.release([c for c in live if len(scripts[c]) == turn + 1])
+    return played
+
+
+@pytest.fixture
+def sampling(ends):
+    return Sampling(max_new_tokens=6, end_ids=ends, seed=7)
+
+
+@pytest.fixture
+def played(make_lm, sampling):
+    return converse(TransformersEngine(make_lm(0)), sampling, SCRIPTS)
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(make_lm, played, reference_logprobs):
+    for log in played.values():
+        logp = reference_logprobs(make_lm(0), np.array(log.tokens))
+        at = np.concatenate([np.arange(*span) for span in log.actions])
+        wanted = logp[at, torch.tensor(log.tokens)[at]]
+        assert torch.allclose(torch.tensor(log.logprobs), wanted, atol=1e-5, rtol=0)
+
+
+def test_an_action_ends_with_its_first_end_token_or_at_the_limit(played, sampling):
+    stops = set()
+    for log in played.values():
+        for (start, end), stop in zip(log.actions, log.stops, strict=True):
+            action = log.tokens[start:end]
+            assert not set(action[:-1]) & sampling.end_ids
+            assert (stop is Stop.END) == (action[-1] in sampling.end_ids)
+            assert stop is Stop.END or len(action) == sampling.max_new_tokens
+            stops.add((stop, len(action) < sampling.max_new_tokens))
+    assert len(stops) >= 2  # both kinds happened, so both were tested
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_tokens_do_not_depend_on_the_batch(make_lm, played, sampling, size):
+    names = list(SCRIPTS)
+    for start in range(0, len(names), size):
+        group = {c: SCRIPTS[c] for c in names[start : start + size]}
+        for c, log in converse(TransformersEngine(make_lm(0)), sampling, group).items():
+            assert log.tokens == played[c].tokens
+            assert log.logprobs == pytest.approx(played[c].logprobs, abs=1e-5)
+
+
+def test_tokens_do_not_depend_on_when_the_others_end(make_lm, played, sampling):
+    shortened = {c: feeds if c == 10 else feeds[:2] for c, feeds in SCRIPTS.items()}
+    found = converse(TransformersEngine(make_lm(0)), sampling, shortened)
+    assert found[10].tokens == played[10].tokens
+
+
+def test_batches_that_began_at_different_times_do_not_mix(make_lm, played, sampling):
+    engine = TransformersEngine(make_lm(0))
+    first, second = {10: SCRIPTS[10]}, {13: SCRIPTS[13]}
+    tokens = {10: [], 13: []}
+    for turn in range(6):  # 13 is one turn behind
+        requests = [Request(10, first[10][turn], 10)] if turn < 5 else []
+        requests += [Request(13, second[13][turn - 1], 13)] if turn else []
+        for request, completion in zip(requests, engine.generate(requests, sampling), strict=True):
+            tokens[request.conversation] += [*request.tokens, *completion.tokens]
+    assert tokens == {c: played[c].tokens for c in tokens}
+
+
+def test_a_conversation_may_pause_while_its_batch_goes_on(make_lm, played, sampling):
+    engine = TransformersEngine(make_lm(0))
+    tokens: dict[int, list[int]] = {10: [], 13: []}
+    done = {10: 0, 13: 0}
+    for asked in ([10, 13], [10], [13], [10, 13], [13], [10, 13], [10]):
+        requests = [Request(c, SCRIPTS[c][done[c]], c) for c in asked]
+        for request, completion in zip(requests, engine.generate(requests, sampling), strict=True):
+            tokens[request.conversation] += [*request.tokens, *completion.tokens]
+            done[request.conversation] += 1
+    assert tokens == {c: played[c].tokens for c in tokens}
+
+
+def test_temperature_zero_takes_the_most_likely_token(make_lm, ends, reference_logprobs):
+    lm = make_lm(0)
+    greedy = Sampling(max_new_tokens=4, end_ids=ends, temperature=0)
+    scripts = {c: SCRIPTS[c] for c in (10, 12)}
+    for log in converse(TransformersEngine(lm), greedy, scripts).values():
+        logp = reference_logprobs(lm, np.array(log.tokens))
+        for start, end in log.actions:
+            assert logp[start:end].argmax(-1).tolist() == log.tokens[start:end]
+        at = np.concatenate([np.arange(*span) for span in log.actions])
+        assert log.logprobs == pytest.approx(logp[at].max(-1).values.tolist(), abs=1e-5)
+
+
+def test_log_probabilities_are_at_temperature_one_whatever_was_sampled(make_lm, ends, reference_logprobs):
+    lm = make_lm(0)
+    cold = Sampling(max_new_tokens=6, end_ids=ends, temperature=0.5, seed=7)
+    log = converse(TransformersEngine(lm), cold, {10: SCRIPTS[10]})[10]
+    logp = reference_logprobs(lm, np.array(log.tokens))
+    at = np.concatenate([np.arange(*span) for span in log.actions])
+    assert log.logprobs == pytest.approx(logp[at, torch.tensor(log.tokens)[at]].tolist(), abs=1e-5)
+
+
+@contextmanager
+def counting(lm) -> Iterator[list[int]]:
+    """Real (not padding) tokens fed to the model, per call."""
+    fed: list[int] = []
+
+    def hook(module, args, kwargs):
+        width = kwargs["input_ids"].shape[1]
+        fed.append(int(kwargs["attention_mask"][:, -width:].sum()))
+
+    handle = lm.model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield fed
+    finally:
+        handle.remove()
+
+
+def test_each_token_is_fed_once(make_lm, sampling):
+    lm = make_lm(0)
+    with counting(lm) as fed:
+        played = converse(TransformersEngine(lm), sampling, SCRIPTS)
+    assert sum(fed) == sum(len(log.tokens) - 1 for log in played.values())  # nothing follows the last one
+
+
+def test_sampled_frequencies_follow_the_softmax(make_lm):
+    lm = make_lm(3, vocab_size=6)
+    engine = TransformersEngine(lm)
+    n = 3000
+    prompt = [1, 4, 2]
+    sampling = Sampling(max_new_tokens=1, end_ids=frozenset({5}), seed=1)
+    drawn = [c.tokens[0] for c in engine.generate([Request(i, prompt, i) for i in range(n)], sampling)]
+    with torch.no_grad():
+        p = lm.model(torch.tensor([prompt])).logits[0, -1].double().softmax(-1).numpy()
+    counts = np.bincount(drawn, minlength=6)
+    assert (p * n).min() > 5  # else the test statistic is not chi-square
+    assert chisquare(counts, p * n).pvalue > 1e-3
+
+
+def test_draws_differ_by_seed_key_and_position(make_lm, ends):
+    def first(seed: int, key: int) -> list[int]:
+        sampling = Sampling(max_new_tokens=6, end_ids=frozenset({0}), seed=seed)
+        return TransformersEngine(make_lm(0)).generate([Request(1, [5, 6, 7], key)], sampling)[0].tokens
+
+    assert first(0, 0) == first(0, 0)
+    assert len({tuple(first(seed, key)) for seed in (0, 1) for key in (0, 1)}) == 4
+
+
+def test_load_weights_takes_a_foreign_state(make_lm, sampling, played):
+    engine = TransformersEngine(make_lm(1))
+    assert converse(engine, sampling, SCRIPTS)[10].tokens != played[10].tokens
+    engine.load_weights(make_lm(0).model.state_dict(), version=5)
+    assert engine.version == 5
+    assert converse(engine, sampling, SCRIPTS)[10].tokens == played[10].tokens
+
+
+def test_load_weights_with_its_own_state_is_only_a_new_version(make_lm):
+    lm = make_lm(0)
+    engine = TransformersEngine(lm)
+    state = lm.model.state_dict()
+    engine.load_weights(state, version=2)
+    assert engine.version == 2
+    assert all(state[name].data_ptr() == t.data_ptr() for name, t in lm.model.state_dict().items())
+
+
+def test_logprobs_score_any_sequence(make_lm, reference_logprobs):
+    lm = make_lm(0)
+    tokens = np.array(script(0, 1)[0] + script(1, 1)[0], dtype=np.int32)
+    positions = np.array([1, 5, len(tokens) - 1])
+    scores = TransformersEngine(lm).logprobs([tokens], [positions], top_k=2)[0]
+    logp = reference_logprobs(lm, tokens)
+    assert scores.lt == pytest.approx(logp[positions, torch.from_numpy(tokens)[positions].long()].numpy(), abs=1e-5)
+    assert scores.top_ids is not None and scores.top_ids.shape == (3, 2)
+
+
+def test_release_forgets(make_lm, sampling):
+    engine = TransformersEngine(make_lm(0))
+    converse(engine, sampling, SCRIPTS)
+    assert not engine._batches and not engine._unfed
+    engine.release([99])  # a conversation it never had

@@ -1,0 +1,134 @@
+"""`trpd eval`: how often an agent succeeds, with an interval, and whether it does better than another one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trpd_agents.cli.arguments import Env, EnvArg, MaxNewTokens, MaxTurns, Seed, env_spec
+from trpd_agents.errors import UserError
+
+if TYPE_CHECKING:
+    from trpd_agents.distributed import World
+    from trpd_agents.evaluation import Evaluation
+
+
+def evaluate_command(
+    model: Annotated[str, typer.Option(help="Directory of a model, hub id or builtin:NAME.", metavar="MODEL")],
+    env: Env,
+    env_arg: EnvArg = None,
+    episodes: Annotated[int, typer.Option("-n", "--episodes", min=1, help="Environment seeds to play.")] = 256,
+    repeats: Annotated[
+        int, typer.Option("-r", "--repeats", min=1, help="Episodes per seed; above 1, pass@k is printed too.")
+    ] = 1,
+    compare: Annotated[
+        str | None, typer.Option(help="Another model, played on the same seeds.", metavar="MODEL", show_default=False)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all results to this file.")] = None,
+    seed: Seed = 1_000_000,
+    max_turns: MaxTurns = None,
+    max_new_tokens: MaxNewTokens = 32,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes to share the episodes.")] = 1,
+) -> None:
+    """Play held-out episodes and print the success rate with its 95 % interval.
+
+    Examples:
+
+    - `trpd eval --model MODEL --env Courier-v0 --env-arg rooms=5 -n 64`
+    - `trpd eval --model MODEL --compare builtin:tiny --env Courier-v0` plays the same seeds with both models and prints
+      the difference.
+    - `trpd eval --model MODEL --env textarena/FrozenLake-v0 -r 4 --json result.json` adds pass@4.
+    """
+    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise UserError(f"--json {json_file}: a file in an existing directory wanted")
+    if compare == model:
+        raise UserError(f"--compare {compare} is the model itself; name another one, or leave it out")
+    spec = env_spec(env, env_arg)
+    options = {
+        "episodes": episodes,
+        "repeats": repeats,
+        "seed": seed,
+        "max_turns": max_turns,
+        "max_new_tokens": max_new_tokens,
+    }
+    played = {
+        name: _play_on_ranks(ranks, {"model": name, "env": [spec.id, spec.kwargs], "options": options})
+        for name in (model, compare)
+        if name is not None
+    }
+    results: dict[str, Any] = {"model": model, "env": spec.id, "env_kwargs": spec.kwargs, **options}
+    results |= _result(model, played[model])
+    _show_rates(played)
+    if compare is not None:
+        results["compare"] = {"model": compare, **_result(compare, played[compare])}
+        results["paired_difference"] = _show_difference(model, compare, played)
+    if json_file is not None:
+        json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _play_on_ranks(ranks: int, work: dict[str, Any]) -> Evaluation:
+    from trpd_agents.distributed import launch
+
+    return launch(ranks, "trpd_agents.cli.eval:play", work, lambda world: play(world, work))
+
+
+def play(world: World, work: dict[str, Any]) -> Evaluation:
+    """One rank's share of an evaluation. `work` is what `--ranks` sends to the other processes."""
+    from trpd_agents.evaluation import evaluate
+    from trpd_agents.progress import Progress
+    from trpd_agents.textenv import EnvSpec
+
+    share = len(world.shard(range(work["options"]["episodes"] * work["options"]["repeats"])))
+    with Progress(quiet=world.rank > 0).phase(f"evaluate {work['model']}", share) as shown:
+        finished = itertools.count(1)
+        return evaluate(
+            work["model"],
+            EnvSpec(*work["env"]),
+            **work["options"],
+            world=world,
+            on_finish=lambda _: shown.update(next(finished)),
+        )
+
+
+def _result(name: str, evaluation: Evaluation) -> dict[str, Any]:
+    if not evaluation.episodes:
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in evaluation.errors.items())
+        raise UserError(f"{name}: no episode could be scored, the environment failed in all of them ({kinds})")
+    return {**evaluation.summary(), "outcomes": evaluation.outcomes}
+
+
+def _show_rates(played: dict[str, Evaluation]) -> None:
+    from trpd_agents.cli.show import interval, show_table
+
+    rows = []
+    for name, evaluation in played.items():
+        summary = evaluation.summary()
+        pass_at = {key: f"{value:.3f}" for key, value in summary.items() if key.startswith("pass@")}
+        rows.append(
+            {
+                "model": name,
+                "success rate [95 %]": interval(*evaluation.success_rate),
+                **pass_at,
+                "turns": f"{evaluation.mean_turns:.1f}",
+                "episodes": str(evaluation.episodes),
+                "environment failures": str(sum(evaluation.errors.values()) or "-"),
+            }
+        )
+    show_table(rows)
+
+
+def _show_difference(model: str, other: str, played: dict[str, Evaluation]) -> dict[str, Any]:
+    from trpd_agents.cli.show import interval
+    from trpd_agents.evaluation import compare
+
+    try:
+        change = compare(played[other].outcomes, played[model].outcomes)
+    except ValueError as error:
+        raise UserError(f"nothing to compare: {error}") from None
+    verdict = "" if change.low > 0 or change.high < 0 else "; the interval contains 0, so no difference is shown"
+    print(f"{model} minus {other}, paired by seed: {interval(*change, sign='+')}{verdict}")
+    return {"mean": change.mean, "interval": [change.low, change.high]}

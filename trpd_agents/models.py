@@ -1,0 +1,187 @@
+"""Loading causal language models, and the two halves the rest of the package computes with.
+
+A model is used as `hidden` (token ids to last hidden states) and `logits` (hidden states to logits), because
+log-probabilities are wanted at action positions only: the [T, V] tensor of a whole forward pass is never made.
+Invariant, checked when a model is loaded: `logits(hidden(ids))` equals the model's own logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from trpd_agents.errors import UserError
+
+BUILTIN = "builtin:"
+
+logging.disable_progress_bar()  # its bars for loading and writing shards would tear through the run's own display
+
+
+def builtin_models() -> dict[str, Path]:
+    """The small base models that ship with the package, by name."""
+    folder = Path(str(resources.files("trpd_agents"))) / "base_models"
+    return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+
+
+def resolve_model(ref: str) -> str:
+    """The directory or hub id behind `ref`: `builtin:NAME`, a local directory, or a hub id.
+
+    Raises:
+        UserError: unknown builtin name; a path that does not exist or holds no model.
+    """
+    if ref.startswith(BUILTIN):
+        known = builtin_models()
+        name = ref.removeprefix(BUILTIN)
+        if name not in known:
+            names = ", ".join(BUILTIN + k for k in known) or "none"
+            raise UserError(f"model {ref!r}: no such built-in model; there are: {names}")
+        return str(known[name])
+    path = Path(ref).expanduser()
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"model {ref!r}: found a {'directory' if path.is_dir() else 'file'} without config.json; wanted a "
+                "directory written by save_pretrained (config.json, *.safetensors, tokenizer.json)"
+            )
+        return str(path)
+    # A hub id is NAME or OWNER/NAME; anything else that is not there is a mistyped path.
+    if ref.startswith((".", "/", "~")) or ref.count("/") > 1 or ref.endswith("/") or not ref:
+        raise UserError(
+            f"model {ref!r}: no such directory; wanted a model directory, a hub id (OWNER/NAME) or {BUILTIN}NAME"
+        )
+    return ref
+
+
+def content_hash(ref: str) -> str:
+    """A hash that changes when the weights or the tokenizer behind `ref` change. A hub id hashes by name."""
+    path = Path(resolve_model(ref))
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            if file.suffix in {".json", ".safetensors", ".jinja"}:
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    else:
+        digest.update(ref.encode())
+    return digest.hexdigest()
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The torch device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UserError: the device is not present.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = name.split(":")[0]
+    if not present.get(kind, False):
+        have = ", ".join(k for k, there in present.items() if there)
+        raise UserError(f"learner.device={name}: not on this machine; present: {have}; use learner.device=auto")
+    return torch.device(name)
+
+
+SMALL = 30_000_000  # parameters; below this a second thread costs a CPU process more than it gives
+
+
+def use_threads(parameters: int, processes: int) -> None:
+    """Give this process its share of the cores for a model of this size, unless OMP_NUM_THREADS says otherwise.
+
+    Small matrices do not fill two threads, and threads that wait for each other collapse when the cores are shared.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if parameters < SMALL else max(1, (os.cpu_count() or 1) // processes))
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model with its tokenizer. `ref` is what the user called it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    ref: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the output head: may exceed the tokenizer's vocabulary by padding."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def hidden(self, ids: torch.Tensor) -> torch.Tensor:
+        """Last hidden states `[B, T, H]` of right-padded `ids` `[B, T]`. Causal: padding on the right needs no mask."""
+        return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits `[..., V]` of hidden states `[..., H]`."""
+        return self.model.get_output_embeddings()(hidden)
+
+    def save(self, directory: Path) -> None:
+        """Write a plain transformers model: `AutoModelForCausalLM` and `AutoTokenizer` load it."""
+        self.model.save_pretrained(directory, safe_serialization=True)
+        self.tokenizer.save_pretrained(directory)
+
+
+def load_model(
+    ref: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    processes: int = 1,
+) -> LanguageModel:
+    """Load a built-in model, a local directory or a hub id, in evaluation mode. `processes` share this machine's cores.
+
+    Raises:
+        UserError: nothing there, no tokenizer, not a causal language model, or an architecture whose logits are not its
+            output head applied to its last hidden state.
+    """
+    source = resolve_model(ref)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model {ref!r} could not be loaded: {first}") from error
+    torch.nn.Module.to(model, device)
+    model.eval()
+    loaded = LanguageModel(model, tokenizer, ref)
+    if loaded.device.type == "cpu":
+        use_threads(loaded.parameters, processes)
+    _check_split(loaded)
+    return loaded
+
+
+@torch.inference_mode()
+def _check_split(lm: LanguageModel) -> None:
+    """Some architectures scale or cap logits after the head, or slide their attention window; refuse them by name."""
+    kinds = set(getattr(lm.model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise UserError(
+            f"model {lm.ref!r} has {', '.join(sorted(kinds))} layers; only full-attention models are supported"
+        )
+    ids = torch.arange(8, device=lm.device).remainder(lm.vocab_size)[None]
+    whole = lm.model(input_ids=ids).logits
+    parts = lm.logits(lm.hidden(ids))
+    if not torch.allclose(whole.float(), parts.float(), atol=1e-3, rtol=1e-3):
+        raise UserError(
+            f"model {lm.ref!r} ({type(lm.model).__name__}) changes its logits after the output head (scaling or "
+            "soft-capping); such architectures are not supported"
+        )

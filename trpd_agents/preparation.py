@@ -1,0 +1,213 @@
+"""Before and after the loop: the two models, what they can do, and the summary.
+
+Everything a resumed run needs is in its directory: the teacher as it was made, the student in the newest checkpoint,
+and the evaluations that were already done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trpd_agents.checkpointing import restore
+from trpd_agents.config import ModelConfig, RunConfig
+from trpd_agents.dialogue import check_same_tokens
+from trpd_agents.distributed import World
+from trpd_agents.errors import UserError
+from trpd_agents.evaluation import Evaluation, compare, evaluate, turn_limit
+from trpd_agents.evaluation.statistics import success_rate
+from trpd_agents.imitation import prepare_model
+from trpd_agents.learner import Learner
+from trpd_agents.models import LanguageModel, load_model, pick_device
+from trpd_agents.progress import Progress
+from trpd_agents.rollout import Engine
+from trpd_agents.run_directory import RunDirectory, load_state
+from trpd_agents.stopwatch import Stopwatch
+from trpd_agents.textenv import EnvSpec
+
+EVALUATIONS = "evaluations.json"
+
+
+@dataclass
+class Ready:
+    """The models of a run, where it stands, and the evaluations done so far (by who: `before`, `teacher`, ...)."""
+
+    student: LanguageModel
+    teacher: LanguageModel
+    max_turns: int
+    step: int = 0
+    state: dict[str, Any] | None = None  # of the checkpoint to go on from
+    evaluations: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: Progress, watch: Stopwatch) -> Ready:
+    """Load or make student and teacher, check that they fit, and evaluate both once.
+
+    Raises:
+        UserError: the models do not share their tokens; the teacher returns fewer top tokens than the method reads.
+    """
+    env = EnvSpec(config.env.id, config.env.kwargs)
+    max_turns = turn_limit(env, config.env.max_turns)
+    checkpoint = directory.newest_checkpoint()
+    if checkpoint is None:
+        with watch("teacher"):
+            teacher = _model("teacher", config.teacher, config, env, max_turns, world, progress)
+        with watch("student"):
+            student = _model("student", config.student, config, env, max_turns, world, progress)
+        ready = Ready(student, teacher, max_turns)
+    else:
+        step, path = checkpoint
+        device = pick_device(config.learner.device)
+        student, teacher = (
+            load_model(str(source), device=device, trust_remote_code=trusted, processes=world.size)
+            for source, trusted in (
+                (path / "student", config.student.trust_remote_code),
+                (directory.path / "teacher", config.teacher.trust_remote_code),
+            )
+        )
+        ready = Ready(student, teacher, max_turns, step, load_state(path))
+    check_models(ready.student, ready.teacher, config)
+    if checkpoint is None and world.rank == 0:
+        ready.teacher.save(directory.path / "teacher")
+    ready.evaluations = directory.read_json(EVALUATIONS) or {}
+    for name, lm in (("before", ready.student), ("teacher", ready.teacher)):
+        if name not in ready.evaluations and (name == "teacher" or ready.step == 0):
+            found = evaluate_model(world, config, lm, max_turns, progress, watch, f"evaluate {_CALLED[name]}")
+            record_evaluation(world, directory, ready, name, found, 0)
+    return ready
+
+
+def check_models(student: LanguageModel, teacher: LanguageModel, config: RunConfig) -> None:
+    """Refuse a pair in which the teacher's scores would not be about the student's tokens."""
+    check_same_tokens(
+        student.tokenizer,
+        teacher.tokenizer,
+        student_vocab_size=student.vocab_size,
+        teacher_vocab_size=teacher.vocab_size,
+    )
+    smaller = min(student.vocab_size, teacher.vocab_size)
+    if config.top_k > smaller:
+        raise UserError(
+            f"credit.outlier.top_k={config.top_k} is more than the models' vocabulary of {smaller} tokens; lower it"
+        )
+    for who, lm in (("student", student), ("teacher", teacher)):
+        limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and config.rollout.max_tokens > limit:
+            raise UserError(
+                f"rollout.max_tokens={config.rollout.max_tokens} is more than the {who}'s context of {limit} tokens; "
+                "lower it"
+            )
+
+
+def resume(ready: Ready, world: World, learner: Learner, engine: Engine, watch: Stopwatch) -> int:
+    """Put the checkpoint's state back, if there is one; the number of steps already done."""
+    if ready.state is not None:
+        carried = restore(world, learner, ready.state)
+        watch.seconds.update(carried["seconds"])
+        watch.tokens.update(carried["tokens"])
+        engine.version = learner.steps
+    return ready.step
+
+
+def evaluate_model(
+    world: World, config: RunConfig, lm: LanguageModel, max_turns: int, progress: Progress, watch: Stopwatch, title: str
+) -> Evaluation:
+    """Held-out episodes, with the run's own limits."""
+    share = len(world.shard(range(config.evaluation.episodes)))
+    with watch("evaluate"), progress.phase(title, config.evaluation.episodes) as shown:
+        finished = 0
+
+        def on_finish(_: object) -> None:
+            nonlocal finished
+            finished += 1
+            shown.update(finished * config.evaluation.episodes // share)
+
+        found = evaluate(
+            lm,
+            EnvSpec(config.env.id, config.env.kwargs),
+            config.evaluation.episodes,
+            seed=config.evaluation.seed,
+            max_turns=max_turns,
+            max_new_tokens=config.rollout.max_new_tokens,
+            max_tokens=config.rollout.max_tokens,
+            world=world,
+            on_finish=on_finish,
+        )
+    watch.tokens["evaluate"] += found.tokens
+    return found
+
+
+def record_evaluation(
+    world: World, directory: RunDirectory, ready: Ready, name: str, found: Evaluation, step: int
+) -> None:
+    """Keep an evaluation made after `step` updates, in memory on every rank and in the run directory."""
+    outcomes = {str(seed): flags for seed, flags in found.outcomes.items()}
+    ready.evaluations[name] = {"step": step, **found.summary(), "outcomes": outcomes}
+    if world.rank == 0:
+        directory.write_json(EVALUATIONS, ready.evaluations)
+
+
+def conclude(
+    world: World, config: RunConfig, directory: RunDirectory, progress: Progress, ready: Ready, watch: Stopwatch
+) -> dict[str, Any]:
+    """Evaluate the trained student, write it out, and sum up."""
+    done = config.training.steps
+    if ready.evaluations.get("after", {}).get("step") != done:  # a run resumed for more steps is evaluated again
+        found = evaluate_model(world, config, ready.student, ready.max_turns, progress, watch, "evaluate student after")
+        record_evaluation(world, directory, ready, "after", found, done)
+    summary = _summary(ready, watch)
+    if world.rank == 0:
+        ready.student.save(directory.path / "student")
+        directory.write_json("summary.json", summary)
+    return summary | {"run_dir": str(directory.path)}
+
+
+_CALLED = {"before": "student before", "teacher": "teacher"}
+
+
+def _summary(ready: Ready, watch: Stopwatch) -> dict[str, Any]:
+    outcomes = {
+        name: {int(seed): flags for seed, flags in ready.evaluations[name]["outcomes"].items()}
+        for name in ("before", "after", "teacher")
+    }
+    rows = {name: success_rate(found) for name, found in outcomes.items()}
+    difference = compare(outcomes["before"], outcomes["after"])
+    return {
+        **{
+            name: {
+                "success_rate": rate.mean,
+                "interval": [rate.low, rate.high],
+                "episodes": sum(map(len, outcomes[name].values())),
+            }
+            for name, rate in rows.items()
+        },
+        "paired_difference": {"mean": difference.mean, "interval": [difference.low, difference.high]},
+        "seconds": {name: round(value, 3) for name, value in watch.seconds.items()},
+        "tokens": dict(watch.tokens),
+    }
+
+
+def _model(
+    who: str,
+    model: ModelConfig,
+    config: RunConfig,
+    env: EnvSpec,
+    max_turns: int,
+    world: World,
+    progress: Progress,
+) -> LanguageModel:
+    updates = model.imitation.updates if model.imitation else 1
+    title = f"{who}: imitate the expert" if model.imitation else f"{who}: load"
+    with progress.phase(title, updates) as shown:
+        lm, cached = prepare_model(
+            model,
+            env,
+            learner=config.learner,
+            max_turns=max_turns,
+            world=world,
+            progress=lambda done, _, figures: shown.update(done, {"loss": figures["loss"]}),
+        )
+        shown.update(updates)
+    if cached:
+        progress.say(f"{who}: found in the cache, made by an earlier run with the same settings")
+    return lm

@@ -1,0 +1,81 @@
+"""What a training step leaves behind: metrics, stored trajectories, checkpoints, its line in the progress display."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from trpd_agents.checkpointing import snapshot
+from trpd_agents.config import RunConfig
+from trpd_agents.distributed import World
+from trpd_agents.learner import Learner
+from trpd_agents.metrics import MetricsWriter
+from trpd_agents.models import LanguageModel
+from trpd_agents.run_directory import RunDirectory
+from trpd_agents.stopwatch import Stopwatch
+from trpd_agents.storage import write_trajectories
+from trpd_agents.trajectory import Trajectory
+
+PHASES = ("rollout", "score", "credit", "update")
+
+
+def account(watch: Stopwatch, figures: Mapping[str, float], environment_seconds: float) -> dict[str, float]:
+    """Seconds of this step by phase and tokens per second of the whole step; adds the step's tokens to the run's."""
+    watch.tokens["rollout"] += int(figures["action_tokens"] + figures["guided_tokens"])
+    watch.tokens["score"] += int(figures["tokens"])
+    watch.tokens["update"] += int(figures["updated_tokens"])
+    seconds = {f"seconds_{name}": watch.last[name] for name in PHASES}
+    total = sum(seconds.values())
+    return {
+        **seconds,
+        "seconds_environment": environment_seconds,
+        "tokens_per_second": figures["tokens"] / total if total else 0.0,
+    }
+
+
+def headline(figures: Mapping[str, float]) -> dict[str, float]:
+    """The few figures of a step that the progress display shows."""
+    return {
+        "success": figures["success"],
+        "kept": figures["kept_share"],
+        "KL": figures["kl"],
+        "tokens/s": figures["tokens_per_second"],
+    }
+
+
+def record(
+    world: World,
+    config: RunConfig,
+    directory: RunDirectory,
+    writer: MetricsWriter | None,
+    step: int,
+    figures: Mapping[str, float],
+    played: Sequence[Trajectory],
+) -> None:
+    """Write the metrics of the `step`-th update, and its trajectories when they are due. All ranks call it."""
+    if writer is not None:
+        writer.write(step, figures)
+    every = config.training.save_trajectories_every
+    if every and (step == 1 or step % every == 0):
+        bare = [
+            dataclasses.replace(t, scores=None if t.scores is None else dataclasses.replace(t.scores, hidden=None))
+            for t in played
+        ]
+        trajectories = world.unshard(bare)
+        if world.rank == 0:
+            write_trajectories(directory.path / "trajectories" / f"step-{step:06d}.parquet", trajectories)
+
+
+def save(
+    world: World,
+    config: RunConfig,
+    directory: RunDirectory,
+    step: int,
+    student: LanguageModel,
+    learner: Learner,
+    watch: Stopwatch,
+) -> None:
+    """Write a checkpoint after `step` updates. All ranks call it."""
+    state = snapshot(world, learner, {"seconds": dict(watch.seconds), "tokens": dict(watch.tokens)})
+    if world.rank == 0:
+        directory.save_checkpoint(step, student, state, config.training.keep_checkpoints)

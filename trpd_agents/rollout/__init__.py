@@ -1,0 +1,19 @@
+"""From environments and a policy to trajectories."""
+
+from trpd_agents.rollout.collector import Collector, Episode, Guide, Limits
+from trpd_agents.rollout.demonstrate import demonstrate
+from trpd_agents.rollout.engine import Completion, Engine, Request, Sampling
+from trpd_agents.rollout.transformers_engine import TransformersEngine
+
+__all__ = [
+    "Collector",
+    "Completion",
+    "Engine",
+    "Episode",
+    "Guide",
+    "Limits",
+    "Request",
+    "Sampling",
+    "TransformersEngine",
+    "demonstrate",
+]

@@ -1,0 +1,66 @@
+"""What any inference engine has to do for the collector.
+
+Invariant: a conversation's prefix is paid for once. A request carries only the tokens that this engine has not seen
+yet; what the engine itself sampled it already knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from trpd_agents.trajectory import Scores, Stop
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. Always the full vocabulary: truncated sampling (top-p, top-k) would bias every log ratio.
+
+    `temperature` 0 is greedy. Log-probabilities are always reported at temperature 1. `seed` and a request's `key`
+    decide every random draw, so results do not depend on the batch an episode shares.
+    """
+
+    max_new_tokens: int
+    end_ids: frozenset[int]
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@dataclass
+class Request:
+    """Continue `conversation` after `tokens`, the ids this engine has not seen yet. `key` names the random stream."""
+
+    conversation: int
+    tokens: Sequence[int]
+    key: int
+
+
+@dataclass
+class Completion:
+    """Sampled ids, with the end-of-turn token if it was sampled, and their log-probabilities in nats."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    stop: Stop
+
+
+class Engine(Protocol):
+    """Samples many conversations at once. `version` counts the weight updates it has received."""
+
+    version: int
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]: ...
+
+    def release(self, conversations: Sequence[int]) -> None:
+        """Forget conversations that have ended."""
+        ...
+
+    def load_weights(self, state: Mapping[str, torch.Tensor], version: int) -> None: ...
+
+    def logprobs(
+        self, sequences: Sequence[np.ndarray], positions: Sequence[np.ndarray], top_k: int
+    ) -> list[Scores]: ...

@@ -1,0 +1,178 @@
+"""Trajectories on disk: Parquet, one row per trajectory, readable with any Parquet reader.
+
+Token-level columns are lists aligned with `tokens`, turns are a list of structs, and free-form values (environment
+arguments, tool calls) are JSON text. A teacher's scores are stored at their explicit positions; its hidden states are
+not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trpd_agents.errors import UserError
+from trpd_agents.trajectory import Outcome, Scores, Stop, Trajectory, Turn
+
+FORMAT = "1"
+
+_TURN = pa.struct(
+    [
+        ("prompt", pa.list_(pa.int32(), 2)),
+        ("action", pa.list_(pa.int32(), 2)),
+        ("author", pa.string()),
+        ("stop", pa.string()),
+        ("observation", pa.string()),
+        ("text", pa.string()),
+        ("reward", pa.float64()),
+        ("ok", pa.bool_()),
+        ("calls", pa.string()),
+    ]
+)
+_SCORES = pa.struct(
+    [
+        ("positions", pa.list_(pa.int32())),
+        ("lt", pa.list_(pa.float32())),
+        ("top_ids", pa.list_(pa.list_(pa.int32()))),
+        ("top_lt", pa.list_(pa.list_(pa.float32()))),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("env_id", pa.string()),
+        ("env_kwargs", pa.string()),
+        ("seed", pa.int64()),
+        ("tokens", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("turns", pa.list_(_TURN)),
+        ("outcome", pa.string()),
+        ("success", pa.bool_()),
+        ("reward", pa.float64()),
+        ("final_observation", pa.string()),
+        ("policy_version", pa.int64()),
+        ("error_kind", pa.string()),
+        ("error_message", pa.string()),
+        ("scores", _SCORES),
+    ],
+    metadata={"trpd_agents.format": FORMAT},
+)
+
+
+def write_trajectories(path: Path, trajectories: Sequence[Trajectory]) -> None:
+    """Write a Parquet file; it appears under `path` only when it is complete."""
+    table = pa.Table.from_pylist([_row(t) for t in trajectories], schema=SCHEMA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, half, compression="zstd")
+    half.replace(path)
+
+
+def read_trajectories(path: Path) -> list[Trajectory]:
+    """Read what `write_trajectories` wrote.
+
+    Raises:
+        UserError: not such a file, or written by a newer version.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
+    version = (table.schema.metadata or {}).get(b"trpd_agents.format", b"none").decode()
+    if version != FORMAT:
+        raise UserError(f"{path} has trajectory format {version}; this version reads {FORMAT}")
+    return [_trajectory(row) for row in table.to_pylist()]
+
+
+def _clean(text: str) -> str:
+    """A model can write lone surrogates, which Parquet's UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _row(t: Trajectory) -> dict[str, Any]:
+    return {
+        "id": t.id,
+        "env_id": t.env_id,
+        "env_kwargs": json.dumps(t.env_kwargs, default=str),
+        "seed": t.seed,
+        "tokens": t.tokens,
+        "logprobs": t.logprobs,
+        "turns": [
+            {
+                "prompt": list(turn.prompt),
+                "action": list(turn.action),
+                "author": turn.author,
+                "stop": str(turn.stop),
+                "observation": _clean(turn.observation),
+                "text": _clean(turn.text),
+                "reward": turn.reward,
+                "ok": turn.ok,
+                "calls": json.dumps(turn.calls),
+            }
+            for turn in t.turns
+        ],
+        "outcome": str(t.outcome),
+        "success": t.success,
+        "reward": t.reward,
+        "final_observation": _clean(t.final_observation),
+        "policy_version": t.policy_version,
+        "error_kind": t.error["kind"] if t.error else None,
+        "error_message": _clean(t.error["message"]) if t.error else None,
+        "scores": None
+        if t.scores is None
+        else {
+            "positions": t.scores.positions,
+            "lt": t.scores.lt,
+            "top_ids": None if t.scores.top_ids is None else t.scores.top_ids.tolist(),
+            "top_lt": None if t.scores.top_lt is None else t.scores.top_lt.tolist(),
+        },
+    }
+
+
+def _trajectory(row: dict[str, Any]) -> Trajectory:
+    turns = [
+        Turn(
+            prompt=tuple(turn["prompt"]),
+            action=tuple(turn["action"]),
+            author=turn["author"],
+            stop=Stop(turn["stop"]),
+            observation=turn["observation"],
+            text=turn["text"],
+            reward=turn["reward"],
+            ok=turn["ok"],
+            calls=json.loads(turn["calls"]),
+        )
+        for turn in row["turns"]
+    ]
+    stored = row["scores"]
+    scores = None
+    if stored is not None:
+        scores = Scores(
+            positions=np.array(stored["positions"], dtype=np.int64),
+            lt=np.array(stored["lt"], dtype=np.float32),
+            top_ids=None if stored["top_ids"] is None else np.array(stored["top_ids"], dtype=np.int32),
+            top_lt=None if stored["top_lt"] is None else np.array(stored["top_lt"], dtype=np.float32),
+        )
+    error = None if row["error_kind"] is None else {"kind": row["error_kind"], "message": row["error_message"]}
+    return Trajectory(
+        id=row["id"],
+        env_id=row["env_id"],
+        env_kwargs=json.loads(row["env_kwargs"]),
+        seed=row["seed"],
+        tokens=np.array(row["tokens"], dtype=np.int32),
+        logprobs=np.array(row["logprobs"], dtype=np.float32),
+        turns=turns,
+        outcome=Outcome(row["outcome"]),
+        success=row["success"],
+        reward=row["reward"],
+        final_observation=row["final_observation"],
+        policy_version=row["policy_version"],
+        error=error,
+        scores=scores,
+    )

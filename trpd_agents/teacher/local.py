@@ -1,0 +1,45 @@
+"""A teacher that is a transformers model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from trpd_agents.models import LanguageModel
+from trpd_agents.rollout.engine import Engine
+from trpd_agents.rollout.transformers_engine import TransformersEngine
+from trpd_agents.scoring import score_tokens
+from trpd_agents.trajectory import Scores, Trajectory
+
+
+class LocalTeacher:
+    """Scores with `lm`.
+
+    Args:
+        top_k: how many of the teacher's most likely tokens to return per position (for forward KL); 0 for none.
+        keep_hidden: keep hidden states, from which `log_distribution` gives the whole distribution (for exact reverse
+            KL).
+        token_budget: tokens in one forward pass, padding included.
+    """
+
+    def __init__(self, lm: LanguageModel, *, top_k: int = 0, keep_hidden: bool = False, token_budget: int = 4096):
+        self.lm = lm
+        self.top_k = top_k
+        self.keep_hidden = keep_hidden
+        self.token_budget = token_budget
+        self.engine: Engine = TransformersEngine(lm)
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[Scores]:
+        return score_tokens(
+            self.lm,
+            [t.tokens for t in trajectories],
+            [t.action_positions() for t in trajectories],
+            top_k=self.top_k,
+            keep_hidden=self.keep_hidden,
+            token_budget=self.token_budget,
+        )
+
+    @torch.no_grad()
+    def log_distribution(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.lm.logits(hidden).float().log_softmax(-1)

@@ -1,0 +1,185 @@
+"""The whole method, top to bottom: play, score, decide what to believe, update; and evaluate before and after.
+
+    environments -> rollout -> trajectories -> teacher -> scored trajectories -> credit -> weights -> learner -> student
+
+Every rank of a data-parallel run executes `_run` on its share of the episodes; rank 0 writes and prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trpd_agents.config import RunConfig, dump_config, load_config
+from trpd_agents.counter_rng import uniform
+from trpd_agents.credit import assign_credit, guided_turns
+from trpd_agents.dialogue import end_ids
+from trpd_agents.distributed import World, launch
+from trpd_agents.interrupt import Interrupted, StopRequest, stop_on_signal
+from trpd_agents.learner import Learner
+from trpd_agents.metrics import MetricsWriter, step_figures
+from trpd_agents.preparation import conclude, evaluate_model, prepare, record_evaluation, resume
+from trpd_agents.progress import Progress
+from trpd_agents.recording import account, headline, record, save
+from trpd_agents.rollout import Collector, Engine, Episode, Guide, Limits, Sampling, TransformersEngine
+from trpd_agents.run_directory import RunDirectory, default_run_directory
+from trpd_agents.stopwatch import Stopwatch
+from trpd_agents.teacher import LocalTeacher
+from trpd_agents.textenv import EnvSpec
+from trpd_agents.textenv.preflight import check_environment
+from trpd_agents.trajectory import Trajectory, pad_scored
+
+TRAINING_SEEDS = 1 << 30  # training environments are seeded below this, around the held-out seeds
+SAMPLER_GAP_LIMIT = 0.1  # nats; beyond it the sampler is not playing the weights that are being trained
+
+
+def train(
+    config: RunConfig | str | Path,
+    run_dir: Path | str | None = None,
+    resume: Path | str | None = None,
+    *,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train as `config` says and return the summary that is also written to the run directory.
+
+    Args:
+        config: a `RunConfig`, or the path of a YAML file.
+        run_dir: where to write; by default `runs/<config>-<time>`. It must not exist.
+        resume: an existing run directory to continue from its newest checkpoint.
+        quiet: print nothing.
+
+    Raises:
+        UserError: anything that cannot work, before a model loads.
+        Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
+    """
+    name = "run" if isinstance(config, RunConfig) else Path(config).stem
+    config = config if isinstance(config, RunConfig) else load_config(config)
+    check_environment(EnvSpec(config.env.id, config.env.kwargs), max_turns=config.env.max_turns)
+    if resume is not None:
+        directory = RunDirectory.open(Path(resume))
+        directory.newest_checkpoint()
+    else:
+        directory = RunDirectory.create(Path(run_dir) if run_dir else default_run_directory(name), dump_config(config))
+    payload = {"config": config.model_dump(mode="json"), "run_dir": str(directory.path.resolve())}
+    progress = Progress(quiet)
+    progress.say(f"run directory: {directory.path}")
+    with stop_on_signal(progress.say) as stop:
+        return launch(
+            config.training.ranks,
+            "trpd_agents.training:run_rank",
+            payload,
+            lambda world: _run(world, config, directory, progress, stop),
+        )
+
+
+def run_rank(world: World, payload: dict[str, Any]) -> None:
+    """What the other ranks' processes execute."""
+    config = RunConfig.model_validate(payload["config"])
+    _run(world, config, RunDirectory(Path(payload["run_dir"])), Progress(quiet=True), StopRequest())
+
+
+def _run(
+    world: World, config: RunConfig, directory: RunDirectory, progress: Progress, stop: StopRequest
+) -> dict[str, Any]:
+    torch.manual_seed(config.seed + world.rank)
+    method, steps = config.credit.method, config.training.steps
+    watch = Stopwatch()
+    ready = prepare(world, config, directory, progress, watch)
+    student = ready.student
+
+    engine = TransformersEngine(student)
+    collector = Collector(
+        EnvSpec(config.env.id, config.env.kwargs),
+        engine,
+        student.tokenizer,
+        Sampling(config.rollout.max_new_tokens, frozenset(end_ids(student.tokenizer)), seed=config.seed),
+        Limits(ready.max_turns, config.rollout.max_tokens, config.rollout.episode_seconds),
+    )
+    exact = method.estimator == "full"
+    teacher = LocalTeacher(
+        ready.teacher, top_k=config.top_k, keep_hidden=exact, token_budget=config.learner.token_budget
+    )
+    learner = Learner(student, config.learner, steps * config.learner.epochs_per_batch, world)
+    start = resume(ready, world, learner, engine, watch)
+    writer = MetricsWriter(directory, start) if world.rank == 0 else None
+    if start == 0:
+        save(world, config, directory, 0, student, learner, watch)
+
+    with progress.phase(f"distil: {config.credit.preset}", steps) as shown:
+        for done in range(start + 1, steps + 1):
+            step = done - 1
+            with watch("rollout"):
+                turns = guided_turns(method.guidance, step, steps)
+                guide = Guide(teacher.engine, turns) if turns else None
+                played = collector.collect(world.shard(episodes_of(config, step)), guide)
+            trajectories = [t for t in played if t.error is None]
+            with watch("score"):
+                for trajectory, scores in zip(trajectories, teacher.score(trajectories), strict=True):
+                    trajectory.scores = scores
+            with watch("credit"):
+                credit = assign_credit(pad_scored(trajectories), method, step, config.seed)
+            with watch("update"):
+                gap = sampler_gap(world, engine, trajectories)
+                update = learner.update(trajectories, credit, method, teacher)
+                engine.load_weights(student.model.state_dict(), learner.steps)
+            with watch("write"):
+                figures = {**step_figures(world, played, trajectories, credit), **update, "sampler_gap": gap}
+                figures |= account(watch, figures, collector.take_environment_seconds())
+                record(world, config, directory, writer, done, figures, played)
+                shown.update(done, headline(figures))
+                stopping = bool(world.sum(float(stop.asked))[0])
+                if done % config.training.checkpoint_every == 0 or done == steps or stopping:
+                    save(world, config, directory, done, student, learner, watch)
+            if stopping and done < steps:
+                raise Interrupted(
+                    f"stopped after step {done} of {steps}; go on with: trpd train --resume {directory.path}"
+                )
+            if config.evaluation.every and done % config.evaluation.every == 0 and done < steps:
+                found = evaluate_model(world, config, student, ready.max_turns, Progress(quiet=True), watch, "")
+                record_evaluation(world, directory, ready, f"step-{done:06d}", found, done)
+    if writer is not None:
+        writer.close()
+    return conclude(world, config, directory, progress, ready, watch)
+
+
+def episodes_of(config: RunConfig, step: int) -> list[Episode]:
+    """The episodes of a step: `episodes_per_step / group_size` environment seeds, each played `group_size` times.
+
+    A function of the configuration and the step alone, so that a resumed run plays what it would have played. Seeds are
+    drawn anew each step, never a held-out one.
+    """
+    training, held_out = config.training, config.evaluation
+    groups = training.episodes_per_step // training.group_size
+    draws = uniform(config.seed, step, torch.arange(groups))
+    seeds = [int(u * (TRAINING_SEEDS - held_out.episodes)) for u in draws.tolist()]
+    seeds = [seed if seed < held_out.seed else seed + held_out.episodes for seed in seeds]
+    first = step * training.episodes_per_step
+    return [Episode(seeds[i // training.group_size], first + i) for i in range(training.episodes_per_step)]
+
+
+def sampler_gap(world: World, engine: Engine, trajectories: Sequence[Trajectory]) -> float:
+    """Mean absolute difference, in nats, between log-probabilities as sampled and as the trained weights give them now.
+
+    Measured on one trajectory of each rank, every step.
+
+    Raises:
+        RuntimeError: above `SAMPLER_GAP_LIMIT`: the engine sampled with other weights than are being trained.
+    """
+    total = count = 0.0
+    probe = next((t for t in trajectories if t.authored("student").any()), None)
+    if probe is not None:
+        positions = np.flatnonzero(probe.authored("student"))
+        now = engine.logprobs([probe.tokens], [positions], top_k=0)[0].lt
+        total, count = float(np.abs(now - probe.logprobs[positions]).sum()), float(len(positions))
+    total, count = world.sum(total, count)
+    gap = total / count if count else 0.0
+    if not gap <= SAMPLER_GAP_LIMIT:
+        raise RuntimeError(
+            f"the sampler and the trained weights disagree by {gap:.3g} nats per token (at most {SAMPLER_GAP_LIMIT} "
+            "expected): the engine did not receive the weights, or computes in a much lower precision"
+        )
+    return gap
