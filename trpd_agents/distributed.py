@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from trpd_agents.errors import RunError
+
 T = TypeVar("T")
 
 
@@ -77,10 +79,6 @@ class World:
             start += p.numel()
 
 
-class RankError(Exception):
-    """Another rank's process died. The message ends with what it printed."""
-
-
 def launch(size: int, target: str, payload: dict[str, Any], main: Callable[[World], T]) -> T:
     """Run `main(World(0, size))` here, and `target(World(rank, size), payload)` in `size - 1` other processes.
 
@@ -89,7 +87,7 @@ def launch(size: int, target: str, payload: dict[str, Any], main: Callable[[Worl
         payload: plain JSON data.
 
     Raises:
-        RankError: another rank died.
+        RunError: another rank died; the message ends with what it printed.
     """
     if size == 1:
         return main(World())
@@ -104,7 +102,7 @@ def launch(size: int, target: str, payload: dict[str, Any], main: Callable[[Worl
                     raise
                 rank, child = dead[0]
                 tail = (Path(folder) / f"rank{rank}.log").read_text(errors="replace").strip()[-2000:]
-                raise RankError(f"rank {rank} of {size} died with exit code {child.returncode}:\n{tail}") from error
+                raise RunError(f"rank {rank} of {size} died with exit code {child.returncode}:\n{tail}") from error
             finally:
                 if dist.is_initialized():
                     dist.destroy_process_group()

@@ -1,13 +1,18 @@
-"""The errors a user can cause, told apart by whose fault they are.
+"""What can go wrong, told apart by whose fault it is.
 
 `UserError` is a mistake in what was asked for: the command line prints its message and exits with code 2, without a
-traceback. `EnvironmentFailure` is a fault of an environment or its infrastructure during an episode: it is recorded on
-the trajectory, retried, counted by kind and left out of every rate; it is never scored as a reward of 0.
+traceback. `RunError` is a run that cannot go on although nothing was wrong with what was asked; exit code 1.
+`EnvironmentFailure` is a fault of an environment or its infrastructure during an episode: it is recorded on the
+trajectory, retried, counted by kind and left out of every rate; it is never scored as a reward of 0.
 """
 
 
 class UserError(Exception):
     """What was asked for cannot be done. The message names what was found, what was wanted and what to do."""
+
+
+class RunError(Exception):
+    """A run cannot go on: a process died, weights did not arrive, a gradient is not finite. The message says which."""
 
 
 class EnvironmentFailure(Exception):

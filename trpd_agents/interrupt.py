@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM during training: the first asks to stop after the current step, the second abandons the step."""
+"""Ctrl-C and SIGTERM. In the training loop the first asks to stop after the step, and the second abandons the step;
+outside of it, where there is no step to finish, the first stops at once."""
 
 from __future__ import annotations
 
@@ -14,15 +15,16 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """`asked` becomes True at the first signal."""
+    """`asked` becomes True at the first signal. `in_step` says that there is a step worth finishing."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.in_step = False
 
 
 @contextmanager
 def stop_on_signal(say: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Within the block, SIGINT and SIGTERM set the request; a second one raises KeyboardInterrupt.
+    """Within the block, SIGINT and SIGTERM make the request; made already, or outside a step, KeyboardInterrupt is raised.
 
     Signals can only be caught in the main thread; elsewhere the request is simply never made.
     """
@@ -32,7 +34,7 @@ def stop_on_signal(say: Callable[[str], None]) -> Iterator[StopRequest]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.asked:
+        if request.asked or not request.in_step:
             raise KeyboardInterrupt
         request.asked = True
         say("stopping after this step and saving; once more to abandon the step")

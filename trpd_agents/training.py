@@ -19,6 +19,7 @@ from trpd_agents.counter_rng import uniform
 from trpd_agents.credit import assign_credit, guided_turns
 from trpd_agents.dialogue import end_ids
 from trpd_agents.distributed import World, launch
+from trpd_agents.errors import RunError
 from trpd_agents.interrupt import Interrupted, StopRequest, stop_on_signal
 from trpd_agents.learner import Learner
 from trpd_agents.metrics import MetricsWriter, step_figures
@@ -68,12 +69,15 @@ def train(
     progress = Progress(quiet)
     progress.say(f"run directory: {directory.path}")
     with stop_on_signal(progress.say) as stop:
-        return launch(
-            config.training.ranks,
-            "trpd_agents.training:run_rank",
-            payload,
-            lambda world: _run(world, config, directory, progress, stop),
-        )
+        try:
+            return launch(
+                config.training.ranks,
+                "trpd_agents.training:run_rank",
+                payload,
+                lambda world: _run(world, config, directory, progress, stop),
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; go on with: trpd train --resume {directory.path}") from None
 
 
 def run_rank(world: World, payload: dict[str, Any]) -> None:
@@ -111,12 +115,12 @@ def _run(
 
     with progress.phase(f"distil: {config.credit.preset}", steps) as shown:
         for done in range(start + 1, steps + 1):
-            step = done - 1
+            step, stop.in_step = done - 1, True
             with watch("rollout"):
                 turns = guided_turns(method.guidance, step, steps)
                 guide = Guide(teacher.engine, turns) if turns else None
                 played = collector.collect(world.shard(episodes_of(config, step)), guide)
-            trajectories = [t for t in played if t.error is None]
+            trajectories = usable(world, played)
             with watch("score"):
                 for trajectory, scores in zip(trajectories, teacher.score(trajectories), strict=True):
                     trajectory.scores = scores
@@ -141,6 +145,7 @@ def _run(
             if config.evaluation.every and done % config.evaluation.every == 0 and done < steps:
                 found = evaluate_model(world, config, student, ready.max_turns, Progress(quiet=True), watch, "")
                 record_evaluation(world, directory, ready, f"step-{done:06d}", found, done)
+    stop.in_step = False
     if writer is not None:
         writer.close()
     return conclude(world, config, directory, progress, ready, watch)
@@ -161,13 +166,26 @@ def episodes_of(config: RunConfig, step: int) -> list[Episode]:
     return [Episode(seeds[i // training.group_size], first + i) for i in range(training.episodes_per_step)]
 
 
+def usable(world: World, played: Sequence[Trajectory]) -> list[Trajectory]:
+    """The episodes that the environment did not fail in.
+
+    Raises:
+        RunError: it failed in all of them, on every rank.
+    """
+    kept = [t for t in played if t.error is None]
+    if world.sum(float(len(kept)))[0] == 0:
+        error = next((t.error for t in played if t.error is not None), {"kind": "unknown", "message": ""})
+        raise RunError(f"the environment failed in every episode of this step: {error['kind']}: {error['message']}")
+    return kept
+
+
 def sampler_gap(world: World, engine: Engine, trajectories: Sequence[Trajectory]) -> float:
     """Mean absolute difference, in nats, between log-probabilities as sampled and as the trained weights give them now.
 
     Measured on one trajectory of each rank, every step.
 
     Raises:
-        RuntimeError: above `SAMPLER_GAP_LIMIT`: the engine sampled with other weights than are being trained.
+        RunError: above `SAMPLER_GAP_LIMIT`: the engine sampled with other weights than are being trained.
     """
     total = count = 0.0
     probe = next((t for t in trajectories if t.authored("student").any()), None)
@@ -178,7 +196,7 @@ def sampler_gap(world: World, engine: Engine, trajectories: Sequence[Trajectory]
     total, count = world.sum(total, count)
     gap = total / count if count else 0.0
     if not gap <= SAMPLER_GAP_LIMIT:
-        raise RuntimeError(
+        raise RunError(
             f"the sampler and the trained weights disagree by {gap:.3g} nats per token (at most {SAMPLER_GAP_LIMIT} "
             "expected): the engine did not receive the weights, or computes in a much lower precision"
         )

@@ -18,7 +18,7 @@ from trpd_agents.cli.envs import envs
 from trpd_agents.cli.eval import evaluate_command
 from trpd_agents.cli.sft import sft
 from trpd_agents.cli.train import train
-from trpd_agents.errors import UserError
+from trpd_agents.errors import RunError, UserError
 from trpd_agents.interrupt import Interrupted
 
 __all__ = ["app", "main"]
@@ -33,6 +33,9 @@ class _Commands(TyperGroup):
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
         except Interrupted as stopped:
             print(stopped, file=sys.stderr)
             raise typer.Exit(130) from None

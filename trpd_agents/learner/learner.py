@@ -21,6 +21,7 @@ from trpd_agents.config import LearnerConfig
 from trpd_agents.credit.assign import Credit
 from trpd_agents.credit.config import CreditConfig
 from trpd_agents.distributed import World
+from trpd_agents.errors import RunError
 from trpd_agents.learner.streams import stream_losses
 from trpd_agents.models import LanguageModel
 from trpd_agents.scoring import pad_ids
@@ -123,7 +124,7 @@ class Learner:
         if weighted > 0:  # with nothing to learn from, Adam's momentum must not move the student either
             grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip))
             if not math.isfinite(grad_norm):
-                raise FloatingPointError(f"the gradient's norm is {grad_norm} at optimiser step {self.steps}")
+                raise RunError(f"the gradient's norm is {grad_norm} at optimiser step {self.steps}")
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
