@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trpd_agents.config import LearnerConfig
-from trpd_agents.credit import CreditConfig, assign_credit
 from trpd_agents.distributed import World
-from trpd_agents.learner import Learner
-from trpd_agents.models import load_model
-from trpd_agents.teacher import LocalTeacher
 from trpd_agents.trajectory import Outcome, Stop, Trajectory, Turn, pad_scored
 
 ITEMS = list("abcde")
@@ -71,6 +66,13 @@ def trajectories() -> list[Trajectory]:
 
 def learner_step(world: World, payload: dict[str, Any]) -> dict[str, Any]:
     """Figures of one update of this rank's share, and the gradient that all ranks agreed on."""
+    # Imported here: the other functions start seconds sooner without transformers.
+    from trpd_agents.config import LearnerConfig
+    from trpd_agents.credit import CreditConfig, assign_credit
+    from trpd_agents.learner import Learner
+    from trpd_agents.models import load_model
+    from trpd_agents.teacher import LocalTeacher
+
     torch.set_num_threads(1)
     student, taught = load_model(payload["student"]), load_model(payload["teacher"])
     method = CreditConfig(estimator="full")

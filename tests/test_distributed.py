@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from trpd_agents.distributed import RankError, World, launch
+from trpd_agents.distributed import World, launch
+from trpd_agents.errors import RunError
 
 HERE = Path(__file__).parent
 
@@ -26,6 +27,7 @@ def functions(monkeypatch):
     return importlib.import_module("rank_functions")
 
 
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
 def test_two_ranks_compute_what_one_would(functions, model_directory):
     payload = {"student": str(model_directory(0)), "teacher": str(model_directory(1))}
     found = launch(2, "rank_functions:all_checks", payload, lambda world: functions.all_checks(world, payload))["ranks"]
@@ -53,7 +55,7 @@ def test_one_rank_is_this_process(functions):
 
 
 def test_a_rank_that_dies_is_named_with_its_last_words(functions):
-    with pytest.raises(RankError, match=r"rank 1 of 2 died with exit code 1:\n[\s\S]*the disk of rank one is full"):
+    with pytest.raises(RunError, match=r"rank 1 of 2 died with exit code 1:\n[\s\S]*the disk of rank one is full"):
         launch(2, "rank_functions:die", {}, lambda world: functions.die(world, {}))
 
 

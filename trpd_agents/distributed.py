@@ -1,9 +1,9 @@
 """Data parallelism: the same program in several processes, each with its share of the episodes.
 
 Every rank runs the same code on its own shard and they meet in sums (gradients, denominators, counts) and gathers
-(results). Communication is torch.distributed's: gloo on CPU, NCCL on CUDA. Rank 0 is the calling process; the others
-are started here, live only as long as it does, and get their work as JSON, so a caller's script is never imported a
-second time.
+(results). Communication is torch.distributed's gloo, so ranks compute on the CPU. Rank 0 is the calling process; the
+others are started here, live only as long as it does, and get their work as JSON, so a caller's script is never
+imported a second time.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def launch(size: int, target: str, payload: dict[str, Any], main: Callable[[Worl
             try:
                 _join(0, size, Path(folder) / "store")
                 return main(World(0, size))
-            except RuntimeError as error:  # what gloo and NCCL raise when a peer is gone
+            except RuntimeError as error:  # what gloo raises when a peer is gone
                 dead = [(rank, child) for rank, child in children.items() if _died(child)]
                 if not dead:
                     raise
@@ -149,7 +149,7 @@ def _children(
 def _join(rank: int, size: int, store: Path) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     dist.init_process_group(
-        "gloo" if not torch.cuda.is_available() else "cpu:gloo,cuda:nccl",
+        "gloo",
         init_method=f"file://{store}",
         rank=rank,
         world_size=size,

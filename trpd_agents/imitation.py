@@ -60,6 +60,7 @@ def imitate(
             "warmup_steps": max(1, config.updates // 20),
             "schedule": "cosine",
             "epochs_per_batch": 1,
+            "minibatches": 1,
         }
     )
     trainer = Learner(lm, settings, config.updates, world)
@@ -88,11 +89,13 @@ def gather_demonstrations(
     world = world or World()
     first = DEMONSTRATION_SEEDS + config.seed * config.demonstrations
     seeds = world.shard(range(first, first + config.demonstrations))
-    played = sum(world.gather(demonstrate(env, dialogues, seeds, max_turns=max_turns)), [])
+    shares = world.gather(demonstrate(env, dialogues, seeds, max_turns=max_turns))
+    played = [trajectory for share, _ in shares for trajectory in share]
     if not played:
+        failures = "".join(f"; environment failures: {count} x {kind}" for _, f in shares for kind, count in f.items())
         raise UserError(
             f"the expert of {env.id!r} solved none of {config.demonstrations} episodes within {max_turns} turns; "
-            "check its expert(), or raise env.max_turns"
+            f"check its expert(), or raise env.max_turns{failures}"
         )
     return sorted(played, key=lambda t: t.seed)
 

@@ -24,7 +24,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(say: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Within the block, SIGINT and SIGTERM make the request; made already, or outside a step, KeyboardInterrupt is raised.
+    """Within the block SIGINT and SIGTERM make the request; made already, or outside a step, KeyboardInterrupt rises.
 
     Signals can only be caught in the main thread; elsewhere the request is simply never made.
     """

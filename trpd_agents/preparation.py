@@ -13,7 +13,7 @@ from trpd_agents.checkpointing import restore
 from trpd_agents.config import ModelConfig, RunConfig
 from trpd_agents.dialogue import check_same_tokens
 from trpd_agents.distributed import World
-from trpd_agents.errors import UserError
+from trpd_agents.errors import RunError, UserError
 from trpd_agents.evaluation import Evaluation, compare, evaluate, turn_limit
 from trpd_agents.evaluation.statistics import success_rate
 from trpd_agents.imitation import prepare_model
@@ -112,7 +112,11 @@ def resume(ready: Ready, world: World, learner: Learner, engine: Engine, watch: 
 def evaluate_model(
     world: World, config: RunConfig, lm: LanguageModel, max_turns: int, progress: Progress, watch: Stopwatch, title: str
 ) -> Evaluation:
-    """Held-out episodes, with the run's own limits."""
+    """Held-out episodes, with the run's own limits.
+
+    Raises:
+        RunError: the environment failed in all of them.
+    """
     share = len(world.shard(range(config.evaluation.episodes)))
     with watch("evaluate"), progress.phase(title, config.evaluation.episodes) as shown:
         finished = 0
@@ -130,9 +134,13 @@ def evaluate_model(
             max_turns=max_turns,
             max_new_tokens=config.rollout.max_new_tokens,
             max_tokens=config.rollout.max_tokens,
+            episode_seconds=config.rollout.episode_seconds,
             world=world,
             on_finish=on_finish,
         )
+    if not found.episodes:
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in found.errors.items())
+        raise RunError(f"the environment failed in every held-out episode: {kinds}")
     watch.tokens["evaluate"] += found.tokens
     return found
 

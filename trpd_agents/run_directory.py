@@ -99,7 +99,7 @@ class RunDirectory:
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 break  # a line cut off when the run was killed; nothing after it counts
         half = file.with_name(".metrics.half")
         half.write_text("".join(kept), encoding="utf-8")

@@ -19,10 +19,11 @@ from trpd_agents.counter_rng import uniform
 from trpd_agents.credit import assign_credit, guided_turns
 from trpd_agents.dialogue import end_ids
 from trpd_agents.distributed import World, launch
-from trpd_agents.errors import RunError
+from trpd_agents.errors import RunError, UserError
 from trpd_agents.interrupt import Interrupted, StopRequest, stop_on_signal
 from trpd_agents.learner import Learner
 from trpd_agents.metrics import MetricsWriter, step_figures
+from trpd_agents.models import pick_device
 from trpd_agents.preparation import conclude, evaluate_model, prepare, record_evaluation, resume
 from trpd_agents.progress import Progress
 from trpd_agents.recording import account, headline, record, save
@@ -59,6 +60,12 @@ def train(
     """
     name = "run" if isinstance(config, RunConfig) else Path(config).stem
     config = config if isinstance(config, RunConfig) else load_config(config)
+    device = pick_device(config.learner.device)
+    if config.training.ranks > 1 and device.type != "cpu":
+        raise UserError(
+            f"training.ranks={config.training.ranks} with learner.device={config.learner.device}, which is "
+            f"{device.type} here: ranks share a CPU's cores; set learner.device=cpu, or training.ranks=1"
+        )
     check_environment(EnvSpec(config.env.id, config.env.kwargs), max_turns=config.env.max_turns)
     if resume is not None:
         directory = RunDirectory.open(Path(resume))
@@ -107,7 +114,7 @@ def _run(
     teacher = LocalTeacher(
         ready.teacher, top_k=config.top_k, keep_hidden=exact, token_budget=config.learner.token_budget
     )
-    learner = Learner(student, config.learner, steps * config.learner.epochs_per_batch, world)
+    learner = Learner(student, config.learner, config.optimizer_steps, world)
     start = resume(ready, world, learner, engine, watch)
     writer = MetricsWriter(directory, start) if world.rank == 0 else None
     if start == 0:

@@ -32,17 +32,23 @@ _State = tuple[int, bool, int]
 
 
 class Courier(ToolEnv):
-    """See the module's docstring. Knobs: `rooms` 3 to 12, `items` 1 to 12, `locking`, `max_turns` at least 4."""
+    """See the module's docstring.
+
+    Knobs: `rooms` 3 to 12, `items` 1 to 12, `locking`, `max_turns` at least 4, and `words`, at least `rooms` and `items`: from
+    how many of the names rooms and items are drawn. Fewer names are easier to read for a small model.
+    """
 
     instructions = "Bring the ordered item to the ordered room. Call one tool each turn."
     room: int  # where the player is, an index into `rooms`
     holding: str | None
 
-    def __init__(self, rooms: int = 4, items: int = 2, locking: bool = True, max_turns: int = 12):
+    def __init__(self, rooms: int = 4, items: int = 2, locking: bool = True, max_turns: int = 12, words: int = 12):
         super().__init__(check_int("max_turns", max_turns, 4))
         self.n_rooms = check_int("rooms", rooms, 3, len(ROOMS))
         self.n_items = check_int("items", items, 1, len(ITEMS))
         self.locking = check_bool("locking", locking)
+        words = check_int("words", words, max(self.n_rooms, self.n_items), len(ROOMS))
+        self.room_names, self.item_names = ROOMS[:words], ITEMS[:words]
 
     def start(self) -> str:
         while True:
@@ -105,7 +111,7 @@ class Courier(ToolEnv):
     def _draw(self) -> None:
         """One random map, placement and order, not yet known to be solvable."""
         rng, n = self.python_random(), self.n_rooms
-        self.rooms = rng.sample(ROOMS, n)
+        self.rooms = rng.sample(self.room_names, n)
         joined = {(rng.randrange(b), b) for b in range(1, n)}  # a random tree: each room joins an earlier one
         for _ in range(n // 2):  # and at most n / 2 doors more
             a, b = rng.randrange(n), rng.randrange(n)
@@ -116,7 +122,7 @@ class Courier(ToolEnv):
         for k, (a, b) in enumerate(sorted(joined)):
             self.doors[a][b] = self.doors[b][a] = 1 << k
         self.open = (1 << len(joined)) - 1
-        self.places = {item: rng.randrange(n) for item in rng.sample(ITEMS, self.n_items)}
+        self.places = {item: rng.randrange(n) for item in rng.sample(self.item_names, self.n_items)}
         self.wanted = rng.choice(list(self.places))
         source = self.places[self.wanted]
         self.room = (source + 1 + rng.randrange(n - 1)) % n  # neither the start nor the target is where the item lies

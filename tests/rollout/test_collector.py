@@ -109,7 +109,7 @@ def test_what_the_environment_said_is_written_down(collector):
 
 
 def test_tool_calls_are_written_down(tokenizer):
-    played = demonstrate(EnvSpec("KeyChain-v0"), Dialogues(tokenizer), range(2), max_turns=12)
+    played, _ = demonstrate(EnvSpec("KeyChain-v0"), Dialogues(tokenizer), range(2), max_turns=12)
     assert played
     for trajectory in played:
         assert all([call["name"] for call in turn.calls] in (["lookup"], ["submit"]) for turn in trajectory.turns)
@@ -120,7 +120,7 @@ def test_tool_calls_are_written_down(tokenizer):
 def test_a_demonstration_is_what_a_model_would_have_been_fed(tokenizer):
     env = make(EnvSpec("KeyChain-v0"))
     dialogue = Dialogue(tokenizer, env.instructions, env.tools)
-    for trajectory in demonstrate(EnvSpec("KeyChain-v0"), Dialogues(tokenizer), range(2), max_turns=12):
+    for trajectory in demonstrate(EnvSpec("KeyChain-v0"), Dialogues(tokenizer), range(2), max_turns=12)[0]:
         check_token_exact(trajectory, dialogue)
 
 

@@ -33,6 +33,11 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
+    def optimizer_steps(self) -> int:
+        """Optimiser steps in the whole run, which the learning rate's schedule spans."""
+        return self.training.steps * self.learner.epochs_per_batch * self.learner.minibatches
+
+    @property
     def top_k(self) -> int:
         """How many of its most likely tokens the teacher returns per position: as many as the method reads, else 0."""
         return int(getattr(self.credit.method.outlier, "top_k", 0))
@@ -47,9 +52,9 @@ class RunConfig(Section):
                 "set it to 'none' or take a teacher that can act (kind 'local')"
             )
             problems.append(("credit.guidance.kind", message))
-        if self.learner.warmup_steps > self.training.steps:
+        if self.learner.warmup_steps > self.optimizer_steps:
             message = (
-                f"at most training.steps ({self.training.steps}) wanted, found {self.learner.warmup_steps}: "
+                f"at most the run's {self.optimizer_steps} optimiser steps wanted, found {self.learner.warmup_steps}: "
                 "the learning rate would never be reached"
             )
             problems.append(("learner.warmup_steps", message))

@@ -118,7 +118,8 @@ class LearnerConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     grad_clip: Positive = 1.0
     token_budget: Count = 16_384  # padded tokens per micro-batch
-    epochs_per_batch: Count = 1
+    epochs_per_batch: Count = 1  # passes over a batch of episodes
+    minibatches: Count = 1  # optimiser steps in one pass, each on its share of the episodes
     clip_ratio: Positive = 0.2  # PPO clipping of pi_now / pi_sampling
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

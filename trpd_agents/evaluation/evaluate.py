@@ -83,6 +83,7 @@ def evaluate(
     max_turns: int | None = None,
     max_new_tokens: int = 32,
     max_tokens: int = 2048,
+    episode_seconds: float = 600.0,
     device: str = "auto",
     trust_remote_code: bool = False,
     world: World | None = None,
@@ -112,7 +113,7 @@ def evaluate(
     )
     engine: Engine = TransformersEngine(lm)
     sampling = Sampling(max_new_tokens, frozenset(end_ids(lm.tokenizer)), temperature, seed=EVALUATION_STREAM)
-    collector = Collector(spec, engine, lm.tokenizer, sampling, Limits(limit, max_tokens))
+    collector = Collector(spec, engine, lm.tokenizer, sampling, Limits(limit, max_tokens, episode_seconds))
     plan = [Episode(seed + i, (seed + i) * repeats + r) for i in range(episodes) for r in range(repeats)]
     played = world.unshard([_result(t) for t in collector.collect(world.shard(plan), on_finish=on_finish)])
     return count(played, repeats)

@@ -55,7 +55,9 @@ class Learner:
     def update(
         self, trajectories: Sequence[Trajectory], credit: Credit, method: CreditConfig, teacher: Teacher | None = None
     ) -> dict[str, float]:
-        """One pass over the batch and one optimiser step per epoch.
+        """Learn from a batch: `epochs_per_batch` passes, each in `minibatches` optimiser steps.
+
+        A mini-batch is every `minibatches`-th trajectory, and is normalised by its own action tokens on all ranks.
 
         Args:
             trajectories: this rank's share of the global batch.
@@ -64,16 +66,18 @@ class Learner:
             teacher: supplies whole distributions for the exact estimator.
 
         Returns:
-            Figures of the global batch: `loss`, `grad_norm`, `lr`, `updated_tokens`, and per weighted token, in nats,
-            `reverse_kl`, `forward_kl` and `imitation_nll`.
+            Figures of the global batch, means over the optimiser steps: `loss`, `grad_norm`, `lr`, and per weighted token, in
+            nats, `reverse_kl`, `forward_kl` and `imitation_nll`; and `updated_tokens`, a sum.
         """
-        action = float(sum(t.authored("student").sum() for t in trajectories))
-        guided = float(sum(t.authored("teacher").sum() for t in trajectories))
-        normaliser, guided_normaliser = self.world.sum(action, guided)
-        figures: dict[str, float] = {}
-        for epoch in range(self.config.epochs_per_batch):
-            figures = self._step(trajectories, credit, method, teacher, normaliser, guided_normaliser, first=epoch == 0)
-        return figures
+        parts = self.config.minibatches
+        done = [
+            self._step(trajectories, credit, method, teacher, range(part, len(trajectories), parts), first=first)
+            for first, part in (
+                (epoch == part == 0, part) for epoch in range(self.config.epochs_per_batch) for part in range(parts)
+            )
+        ]
+        figures = {name: sum(step[name] for step in done) / len(done) for name in done[0]}
+        return figures | {"updated_tokens": figures["updated_tokens"] * len(done)}
 
     def _step(
         self,
@@ -81,15 +85,20 @@ class Learner:
         credit: Credit,
         method: CreditConfig,
         teacher: Teacher | None,
-        normaliser: float,
-        guided_normaliser: float,
+        chosen: range,
         *,
         first: bool,
     ) -> dict[str, float]:
+        """One optimiser step on the trajectories at the indices `chosen`."""
+        normaliser, guided_normaliser = self.world.sum(
+            float(sum(trajectories[b].authored("student").sum() for b in chosen)),
+            float(sum(trajectories[b].authored("teacher").sum() for b in chosen)),
+        )
         sums: dict[str, float] = {"updated_tokens": 0.0}
         active = (credit.policy_weight != 0) | (credit.forward_kl_weight != 0) | (credit.imitation_weight != 0)
         positions = [row.nonzero()[:, 0] for row in active.cpu()]
-        needed = [int(p.max()) if len(p) else 0 for p in positions]  # the last weighted token is only predicted
+        # Nothing after the last weighted token is needed, and that one is only predicted.
+        needed = [int(p.max()) if len(p) and b in chosen else 0 for b, p in enumerate(positions)]
         self.lm.model.train()
         for group in micro_batches(needed, self.config.token_budget):
             ids = pad_ids([trajectories[b].tokens[: needed[b]] for b in group], self.lm.device)
@@ -226,7 +235,7 @@ class Learner:
 
 
 def _fitted(logprobs: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """`[n, V_T]` cut or filled with -inf to `[n, vocab_size]`: models of one family pad their heads to different widths."""
+    """`[n, V_T]` cut or filled with -inf to `[n, vocab_size]`: models of one family pad their heads differently."""
     missing = vocab_size - logprobs.shape[1]
     return (
         torch.nn.functional.pad(logprobs, (0, missing), value=-torch.inf) if missing > 0 else logprobs[:, :vocab_size]
