@@ -65,7 +65,7 @@ def trajectories() -> list[Trajectory]:
 
 
 def learner_step(world: World, payload: dict[str, Any]) -> dict[str, Any]:
-    """Figures of one update of this rank's share, and the gradient that all ranks agreed on."""
+    """Figures of one update of this rank's share, and the gradients that all ranks agreed on, one after the other."""
     # Imported here: the other functions start seconds sooner without transformers.
     from trpd_agents.config import LearnerConfig
     from trpd_agents.credit import CreditConfig, assign_credit
@@ -80,7 +80,8 @@ def learner_step(world: World, payload: dict[str, Any]) -> dict[str, Any]:
     batch = world.shard(trajectories())
     for trajectory, scores in zip(batch, teacher.score(batch), strict=True):
         trajectory.scores = scores
-    learner = Learner(student, LearnerConfig(lr=1e-3, grad_clip=1e9), 10, world)
+    settings = LearnerConfig(lr=1e-3, grad_clip=1e9, minibatches=payload.get("minibatches", 1))
+    learner = Learner(student, settings, 10, world)
     gradients: list[torch.Tensor] = []
     learner.optimizer.step = lambda *args, **kwargs: gradients.extend(  # type: ignore[method-assign]
         p.grad.clone().reshape(-1) for p in learner.parameters if p.grad is not None

@@ -28,8 +28,9 @@ def functions(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
-def test_two_ranks_compute_what_one_would(functions, model_directory):
-    payload = {"student": str(model_directory(0)), "teacher": str(model_directory(1))}
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_two_ranks_compute_what_one_would(functions, model_directory, minibatches):
+    payload = {"student": str(model_directory(0)), "teacher": str(model_directory(1)), "minibatches": minibatches}
     found = launch(2, "rank_functions:all_checks", payload, lambda world: functions.all_checks(world, payload))["ranks"]
     first, second = (rank["collectives"] for rank in found)
     assert first["mine"] == ["a", "c", "e"] and second["mine"] == ["b", "d"]

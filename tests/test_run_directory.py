@@ -69,6 +69,23 @@ def test_json_files(directory):
         directory.read_json("some.json")
 
 
+def test_a_refused_run_takes_back_what_it_made_and_nothing_else(tmp_path):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "precious").write_text("")
+    (tmp_path / "mine").mkdir()
+    for name in ("new/folders/run", "others/run", "mine"):
+        directory = RunDirectory.create(tmp_path / name, "seed: 0\n")
+        (directory.path / "teacher").mkdir()
+        directory.discard()
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["mine", "others", "others/precious"]
+
+
+def test_a_run_with_a_checkpoint_is_never_taken_back(saved):
+    before = sorted(saved.path.rglob("*"))
+    saved.discard()
+    assert sorted(saved.path.rglob("*")) == before
+
+
 # Metrics
 
 

@@ -57,7 +57,7 @@ def imitate(
     settings = learner.model_copy(
         update={
             "lr": config.lr,
-            "warmup_steps": max(1, config.updates // 20),
+            "warmup_steps": max(1, config.updates // 10),
             "schedule": "cosine",
             "epochs_per_batch": 1,
             "minibatches": 1,

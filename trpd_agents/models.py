@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from trpd_agents.errors import UserError
@@ -137,6 +140,35 @@ class LanguageModel:
         self.tokenizer.save_pretrained(directory)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without its weights. `context` in tokens; None if the model names no limit."""
+
+    tokenizer: PreTrainedTokenizerBase
+    vocab_size: int
+    context: int | None
+
+
+def read_outline(ref: str, trust_remote_code: bool = False) -> Outline:
+    """The outline of a built-in model, a local directory or a hub id.
+
+    Raises:
+        UserError: nothing there, not a model's settings, or no tokenizer.
+    """
+    source = resolve_model(ref)
+    with _explained(ref, "its config.json cannot be used", "wanted what save_pretrained writes"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code).get_text_config()
+    advice = (
+        "wanted tokenizer.json and tokenizer_config.json beside the weights, as tokenizer.save_pretrained writes them"
+    )
+    with _explained(ref, "its tokenizer cannot be loaded", advice):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        # Without files some tokenizer classes are made empty, and nobody says so.
+        if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+            raise ValueError("it has no tokens")
+    return Outline(tokenizer, int(config.vocab_size), getattr(config, "max_position_embeddings", None))
+
+
 def load_model(
     ref: str,
     *,
@@ -151,15 +183,13 @@ def load_model(
         UserError: nothing there, no tokenizer, not a causal language model, or an architecture whose logits are not its
             output head applied to its last hidden state.
     """
-    source = resolve_model(ref)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    tokenizer = read_outline(ref, trust_remote_code).tokenizer
+    with _explained(
+        ref, "its weights cannot be loaded", "wanted a causal language model in *.safetensors files, whole"
+    ):
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+            resolve_model(ref), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model {ref!r} could not be loaded: {first}") from error
     torch.nn.Module.to(model, device)
     model.eval()
     loaded = LanguageModel(model, tokenizer, ref)
@@ -167,6 +197,17 @@ def load_model(
         use_threads(loaded.parameters, processes)
     _check_split(loaded)
     return loaded
+
+
+@contextmanager
+def _explained(ref: str, what: str, wanted: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(" :.") if str(error).strip() else type(error).__name__
+        if not Path(resolve_model(ref)).exists():
+            what = f"there is no such directory, and as a hub id {what}"
+        raise UserError(f"model {ref!r}: {what} ({first}); {wanted}") from error
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from trpd_agents.evaluation import Evaluation, compare, evaluate, turn_limit
 from trpd_agents.evaluation.statistics import success_rate
 from trpd_agents.imitation import prepare_model
 from trpd_agents.learner import Learner
-from trpd_agents.models import LanguageModel, load_model, pick_device
+from trpd_agents.models import LanguageModel, load_model, pick_device, read_outline, resolve_model
 from trpd_agents.progress import Progress
 from trpd_agents.rollout import Engine
 from trpd_agents.run_directory import RunDirectory, load_state
@@ -41,10 +41,11 @@ class Ready:
 
 
 def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: Progress, watch: Stopwatch) -> Ready:
-    """Load or make student and teacher, check that they fit, and evaluate both once.
+    """Load or make student and teacher, and evaluate both once. `check_models` has found that they fit.
 
     Raises:
-        UserError: the models do not share their tokens; the teacher returns fewer top tokens than the method reads.
+        UserError: a model cannot be loaded, or the environment has no expert to imitate.
+        RunError: the environment failed in every held-out episode.
     """
     env = EnvSpec(config.env.id, config.env.kwargs)
     max_turns = turn_limit(env, config.env.max_turns)
@@ -66,7 +67,6 @@ def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: 
             )
         )
         ready = Ready(student, teacher, max_turns, step, load_state(path))
-    check_models(ready.student, ready.teacher, config)
     if checkpoint is None and world.rank == 0:
         ready.teacher.save(directory.path / "teacher")
     ready.evaluations = directory.read_json(EVALUATIONS) or {}
@@ -77,8 +77,26 @@ def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: 
     return ready
 
 
-def check_models(student: LanguageModel, teacher: LanguageModel, config: RunConfig) -> None:
-    """Refuse a pair in which the teacher's scores would not be about the student's tokens."""
+def check_models(config: RunConfig, started: RunDirectory | None = None) -> None:
+    """Refuse models that cannot be a pair, by tokenizers and settings: no weights are read, nothing is trained.
+
+    Imitation changes neither, so what holds for the models it starts from holds for those it makes. With `started`, a
+    run to go on with, its own copies of the models are looked at.
+
+    Raises:
+        UserError: a model is not there or has no tokenizer; the teacher's scores would not be about the student's
+            tokens; the method reads more top tokens than there are; the context is too short; a damaged checkpoint.
+    """
+    checkpoint = started.newest_checkpoint() if started is not None else None
+    if started is None or checkpoint is None:
+        sources = {"student": config.student.model, "teacher": config.teacher.model}
+    else:
+        folders = {"student": checkpoint[1], "teacher": started.path}
+        sources = {who: str(folder.absolute() / who) for who, folder in folders.items()}
+    for source in sources.values():
+        resolve_model(source)  # what is not there is found before what is there is read
+    student = read_outline(sources["student"], config.student.trust_remote_code)
+    teacher = read_outline(sources["teacher"], config.teacher.trust_remote_code)
     check_same_tokens(
         student.tokenizer,
         teacher.tokenizer,
@@ -90,12 +108,11 @@ def check_models(student: LanguageModel, teacher: LanguageModel, config: RunConf
         raise UserError(
             f"credit.outlier.top_k={config.top_k} is more than the models' vocabulary of {smaller} tokens; lower it"
         )
-    for who, lm in (("student", student), ("teacher", teacher)):
-        limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and config.rollout.max_tokens > limit:
+    for who, outline in (("student", student), ("teacher", teacher)):
+        if outline.context is not None and config.rollout.max_tokens > outline.context:
             raise UserError(
-                f"rollout.max_tokens={config.rollout.max_tokens} is more than the {who}'s context of {limit} tokens; "
-                "lower it"
+                f"rollout.max_tokens={config.rollout.max_tokens} is more than the {who}'s context of {outline.context} "
+                "tokens; lower it"
             )
 
 

@@ -19,16 +19,21 @@ from trpd_agents.trajectory import Trajectory
 PHASES = ("rollout", "score", "credit", "update")
 
 
-def account(watch: Stopwatch, figures: Mapping[str, float], environment_seconds: float) -> dict[str, float]:
-    """Seconds of this step by phase and tokens per second of the whole step; adds the step's tokens to the run's."""
+def account(watch: Stopwatch, figures: Mapping[str, float], inside_rollout: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of this step by phase and tokens per second of the whole step; adds the step's tokens to the run's.
+
+    `inside_rollout` are the seconds that the rollout spent in the engine and in environments, by name.
+    """
     watch.tokens["rollout"] += int(figures["action_tokens"] + figures["guided_tokens"])
     watch.tokens["score"] += int(figures["tokens"])
     watch.tokens["update"] += int(figures["updated_tokens"])
+    for name, spent in inside_rollout.items():
+        watch.seconds[f"rollout_{name}"] += spent
     seconds = {f"seconds_{name}": watch.last[name] for name in PHASES}
     total = sum(seconds.values())
     return {
         **seconds,
-        "seconds_environment": environment_seconds,
+        **{f"seconds_{name}": spent for name, spent in inside_rollout.items()},
         "tokens_per_second": figures["tokens"] / total if total else 0.0,
     }
 

@@ -10,6 +10,7 @@ loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -35,6 +36,7 @@ def default_run_directory(name: str) -> Path:
 class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
+        self._made: list[Path] = []  # directories that `create` made, the run's own first
 
     @classmethod
     def create(cls, path: Path, config: str) -> RunDirectory:
@@ -48,12 +50,14 @@ class RunDirectory:
                 f"run directory {path} exists already; continue it with `trpd train --resume {path}`, or name another "
                 "with --run-dir"
             )
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "config.yaml").write_text(config, encoding="utf-8")
         except OSError as error:
             raise UserError(f"run directory {path} cannot be written: {error}") from error
         directory = cls(path)
+        directory._made = missing
         directory.write_json("versions.json", _versions())
         return directory
 
@@ -69,6 +73,16 @@ class RunDirectory:
                 f"{path} is not a run directory (it has no config.yaml); give the directory of a run to resume"
             )
         return cls(path)
+
+    def discard(self) -> None:
+        """Take back `create`, for a run that was refused before its first checkpoint; later nothing is removed."""
+        if self.checkpoints():
+            return
+        for entry in self.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        with contextlib.suppress(OSError):  # another run has begun in one of the folders above
+            for folder in self._made:
+                folder.rmdir()
 
     def write_json(self, name: str, data: Any) -> None:
         half = self.path / f".{name}.half"

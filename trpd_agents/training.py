@@ -24,7 +24,7 @@ from trpd_agents.interrupt import Interrupted, StopRequest, stop_on_signal
 from trpd_agents.learner import Learner
 from trpd_agents.metrics import MetricsWriter, step_figures
 from trpd_agents.models import pick_device
-from trpd_agents.preparation import conclude, evaluate_model, prepare, record_evaluation, resume
+from trpd_agents.preparation import check_models, conclude, evaluate_model, prepare, record_evaluation, resume
 from trpd_agents.progress import Progress
 from trpd_agents.recording import account, headline, record, save
 from trpd_agents.rollout import Collector, Engine, Episode, Guide, Limits, Sampling, TransformersEngine
@@ -66,12 +66,12 @@ def train(
             f"training.ranks={config.training.ranks} with learner.device={config.learner.device}, which is "
             f"{device.type} here: ranks share a CPU's cores; set learner.device=cpu, or training.ranks=1"
         )
+    started = RunDirectory.open(Path(resume)) if resume is not None else None
+    check_models(config, started)
     check_environment(EnvSpec(config.env.id, config.env.kwargs), max_turns=config.env.max_turns)
-    if resume is not None:
-        directory = RunDirectory.open(Path(resume))
-        directory.newest_checkpoint()
-    else:
-        directory = RunDirectory.create(Path(run_dir) if run_dir else default_run_directory(name), dump_config(config))
+    directory = started or RunDirectory.create(
+        Path(run_dir) if run_dir else default_run_directory(name), dump_config(config)
+    )
     payload = {"config": config.model_dump(mode="json"), "run_dir": str(directory.path.resolve())}
     progress = Progress(quiet)
     progress.say(f"run directory: {directory.path}")
@@ -83,6 +83,10 @@ def train(
                 payload,
                 lambda world: _run(world, config, directory, progress, stop),
             )
+        except UserError:
+            if started is None:
+                directory.discard()  # the same command can be given again once the mistake is corrected
+            raise
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; go on with: trpd train --resume {directory.path}") from None
 
@@ -139,7 +143,7 @@ def _run(
                 engine.load_weights(student.model.state_dict(), learner.steps)
             with watch("write"):
                 figures = {**step_figures(world, played, trajectories, credit), **update, "sampler_gap": gap}
-                figures |= account(watch, figures, collector.take_environment_seconds())
+                figures |= account(watch, figures, collector.take_seconds())
                 record(world, config, directory, writer, done, figures, played)
                 shown.update(done, headline(figures))
                 stopping = bool(world.sum(float(stop.asked))[0])

@@ -34,8 +34,8 @@ _State = tuple[int, bool, int]
 class Courier(ToolEnv):
     """See the module's docstring.
 
-    Knobs: `rooms` 3 to 12, `items` 1 to 12, `locking`, `max_turns` at least 4, and `words`, at least `rooms` and `items`: from
-    how many of the names rooms and items are drawn. Fewer names are easier to read for a small model.
+    Knobs: `rooms` 3 to 12, `items` 1 to 12, `locking`, `max_turns` at least 4; `words`, no fewer than rooms
+    and items, is how many names these are drawn from. Fewer names are easier to read for a small model.
     """
 
     instructions = "Bring the ordered item to the ordered room. Call one tool each turn."

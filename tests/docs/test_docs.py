@@ -149,6 +149,12 @@ def commands() -> list[str]:
     return list(dict.fromkeys(line.strip() for line in lines if re.search(r"\btrpd ", line)))
 
 
+def _parameters(words: list[str]) -> dict[str, Any]:
+    """What a command, without `trpd`, understands."""
+    group = typer.main.get_command(app)
+    return group.commands[words[0]].make_context(words[0], words[1:]).params  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("line", commands())
 def test_commands_are_understood(line: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line, comments=True)
@@ -157,9 +163,7 @@ def test_commands_are_understood(line: str, workspace: Path, monkeypatch: pytest
         assert (name, value) == ("PYTHONPATH", ".")
         monkeypatch.syspath_prepend(str(workspace))
     assert words.pop(0) == "trpd"
-    group = typer.main.get_command(app)
-    command = group.commands[words[0]]  # type: ignore[attr-defined]
-    given = command.make_context(words[0], words[1:]).params
+    given = _parameters(words)
     if words[0] == "train" and given["resume"] is None:
         config = load_config(given["config"], given["overrides"] or [])
         check_environment(EnvSpec(config.env.id, config.env.kwargs), max_turns=config.env.max_turns)
@@ -188,9 +192,21 @@ def test_what_the_readme_says_of_the_quickstart() -> None:
     student, teacher = config.student.imitation, config.teacher.imitation
     assert student is not None and teacher is not None
     assert teacher.demonstrations > student.demonstrations and teacher.updates > student.updates
-    default = inspect.signature(type(make("Courier-v0").env.unwrapped)).parameters
-    assert {**config.env.kwargs} == {name: parameter.default for name, parameter in default.items()}
+    for line in commands():  # the trained student is evaluated on the task it was trained for
+        if line.startswith("trpd eval --model runs/first/"):
+            given = _parameters(shlex.split(line, comments=True)[1:])
+            spec = env_spec(given["env"], given["env_arg"])
+            assert (spec.id, _with_defaults(spec)) == (
+                config.env.id,
+                _with_defaults(EnvSpec(spec.id, config.env.kwargs)),
+            )
+            assert given["max_new_tokens"] == config.rollout.max_new_tokens
     assert all(f"`{preset}`" in text for preset in PRESETS)
+
+
+def _with_defaults(spec: EnvSpec) -> dict[str, Any]:
+    parameters = inspect.signature(type(make(spec).env.unwrapped)).parameters
+    return {**{name: parameter.default for name, parameter in parameters.items()}, **spec.kwargs}
 
 
 def test_links_lead_somewhere() -> None:

@@ -110,6 +110,23 @@ def test_courier_first_observation_tells_everything_and_maps_are_symmetric() -> 
         assert env.places[env.wanted] != env.room and env.rooms[env.places[env.wanted]] != env.target
 
 
+def test_courier_draws_from_the_first_words_only_and_from_all_of_them() -> None:
+    env = Courier(words=5)
+    rooms, items = set(), set()
+    for seed in range(30):
+        observation, _ = env.reset(seed=seed)
+        assert observation.startswith(f"Order: {env.wanted} to {env.target}. Items: ")
+        rooms |= set(read_map(observation))
+        items |= set(env.places)
+    assert rooms == set(ROOMS[:5]) and items == set(ITEMS[:5])
+    for name in (ROOMS[5], ROOMS[11]):  # a room that is never drawn is a room without a door, as it is in larger worlds
+        assert go(env, name) == (f"No open door to {name}. {env.view()}", False)
+
+
+def test_courier_with_all_words_is_the_default() -> None:
+    assert Courier(words=12).reset(seed=3) == Courier().reset(seed=3) != Courier(words=4).reset(seed=3)
+
+
 def test_courier_hands_hold_one_item_and_items_stay_where_they_fall() -> None:
     env = Courier(rooms=3, items=12, locking=False, max_turns=100)
     for seed in range(20):

@@ -273,9 +273,11 @@ def test_a_later_epoch_does_not_push_a_token_that_has_moved_far_enough(make_lm, 
     credit = dataclasses.replace(credit, policy_weight=one)
     config = LearnerConfig(lr=1e-4, epochs_per_batch=2, clip_ratio=clip_ratio)
     learner = Learner(make_lm(0, dtype=torch.float64), config, 10)
-    second = learner.update(batch, credit, method, teacher)
-    assert learner.steps == 2
-    assert (second["grad_norm"] > 0) == (clip_ratio == 100.0)
+    single = Learner(make_lm(0, dtype=torch.float64), config.model_copy(update={"epochs_per_batch": 1}), 10)
+    first = single.update(batch, credit, method, teacher)["grad_norm"]
+    second = 2 * learner.update(batch, credit, method, teacher)["grad_norm"] - first  # the mean of both is reported
+    assert learner.steps == 2 and first > 0
+    assert (second > 1e-6 * first) == (clip_ratio == 100.0)
 
 
 def test_the_first_epoch_takes_the_ratio_as_one(make_lm, teacher, guided):
@@ -286,6 +288,57 @@ def test_the_first_epoch_takes_the_ratio_as_one(make_lm, teacher, guided):
     a, _ = gradient(make_lm(0, dtype=torch.float64), batch, credit, method, teacher)
     b, _ = gradient(make_lm(0, dtype=torch.float64), shifted, credit, method, teacher)
     assert same(a, b)
+
+
+# Mini-batches
+
+
+def chosen_by_step(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Filled by each later update: which trajectories every optimiser step learned from."""
+    seen: list[list[int]] = []
+    take = learner._step
+
+    def step(trajectories, credit, method, teacher, chosen, **settings):
+        seen.append(list(chosen))
+        return take(trajectories, credit, method, teacher, chosen, **settings)
+
+    monkeypatch.setattr(learner, "_step", step)
+    return seen
+
+
+@pytest.mark.parametrize(("minibatches", "epochs"), [(1, 1), (2, 1), (4, 2), (6, 1), (8, 1)])
+def test_every_trajectory_is_used_once_in_a_pass(make_lm, teacher, guided, monkeypatch, minibatches, epochs):
+    method, batch = METHODS["opd"], scored(guided, teacher)
+    learner = Learner(make_lm(0), LearnerConfig(lr=1e-3, minibatches=minibatches, epochs_per_batch=epochs), 100)
+    seen = chosen_by_step(learner, monkeypatch)
+    learner.update(batch, assign_credit(pad_scored(batch), method), method, teacher)
+    assert len(seen) == learner.steps == learner.schedule.last_epoch == minibatches * epochs
+    for epoch in range(epochs):
+        steps = seen[epoch * minibatches : (epoch + 1) * minibatches]
+        assert sorted(b for step in steps for b in step) == list(range(6))
+        assert max(map(len, steps)) - min(map(len, steps)) <= 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_mini_batch_is_a_batch_of_its_own(make_lm, teacher, guided, name, monkeypatch):
+    """Learning from mini-batches is learning from each alone, but for the ratio, which is 1 before the first step."""
+    method, batch = METHODS[name], scored(guided, teacher)
+    together, apart = make_lm(0, dtype=torch.float64), make_lm(0, dtype=torch.float64)
+    learner = Learner(together, LearnerConfig(lr=1e-3, minibatches=2, clip_ratio=1e9), 10)
+    seen = chosen_by_step(learner, monkeypatch)
+    figures = learner.update(batch, assign_credit(pad_scored(batch), method), method, teacher)
+    single = Learner(apart, LearnerConfig(lr=1e-3, clip_ratio=1e9), 10)
+    credit, steps = assign_credit(pad_scored(batch), method), []
+    for number, chosen in enumerate(seen):
+        part = [batch[b] for b in chosen]
+        tensors = {key: value[chosen] for key, value in vars(credit).items() if isinstance(value, torch.Tensor)}
+        rows = dataclasses.replace(credit, **tensors)
+        steps.append(single._step(part, rows, method, teacher, range(len(part)), first=number == 0))
+    for a, b in zip(together.model.parameters(), apart.model.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-6, atol=1e-9)
+    for key in ("loss", "grad_norm", "lr", "reverse_kl"):
+        assert figures[key] == pytest.approx(sum(step[key] for step in steps) / 2, rel=1e-6)
+    assert figures["updated_tokens"] == sum(step["updated_tokens"] for step in steps)
 
 
 def test_gradients_are_clipped_to_their_norm(student, teacher, guided):

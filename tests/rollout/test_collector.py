@@ -222,11 +222,12 @@ def test_environments_are_closed(collector):
     assert cls.closed[tag] == cls.opened[tag] == len(EPISODES) + 1
 
 
-def test_environment_seconds_are_handed_out_once(collector):
+def test_seconds_are_handed_out_once(collector):
     c = collector(EnvSpec(ENV, {"seconds": 0.01}))
     c.collect(EPISODES[:1])
-    assert 0.04 <= c.take_environment_seconds() < 5
-    assert c.take_environment_seconds() == 0
+    seconds = c.take_seconds()
+    assert 0.04 <= seconds["environment"] < 5 and seconds["generate"] > 0
+    assert c.take_seconds() == {"generate": 0.0, "environment": 0.0}
 
 
 # Guidance

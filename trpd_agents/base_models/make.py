@@ -217,6 +217,8 @@ def main() -> None:
         directory = arguments.out / size
         model.bfloat16().save_pretrained(directory, safe_serialization=True)
         tokenizer.save_pretrained(directory)
+        for file in directory.iterdir():
+            file.chmod(0o644)
         print(f"{directory}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
 
 

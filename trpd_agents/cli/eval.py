@@ -55,6 +55,12 @@ def evaluate_command(
         "max_turns": max_turns,
         "max_new_tokens": max_new_tokens,
     }
+    from trpd_agents.models import resolve_model
+    from trpd_agents.textenv import check_environment
+
+    for name in filter(None, (model, compare)):
+        resolve_model(name)  # a second model that is not there is found before the first one plays
+    check_environment(spec, max_turns=max_turns)
     played = {
         name: _play_on_ranks(ranks, {"model": name, "env": [spec.id, spec.kwargs], "options": options})
         for name in (model, compare)

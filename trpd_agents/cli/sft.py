@@ -47,11 +47,13 @@ def sft(
     from trpd_agents.config import ImitationConfig, LearnerConfig
     from trpd_agents.evaluation import turn_limit
     from trpd_agents.imitation import gather_demonstrations, imitate, save_atomically, teacher_demonstrations
-    from trpd_agents.models import load_model, pick_device
+    from trpd_agents.models import load_model, pick_device, resolve_model
     from trpd_agents.progress import Progress
     from trpd_agents.rollout.dialogues import Dialogues
     from trpd_agents.textenv import check_environment
 
+    for name in filter(None, (model, teacher)):
+        resolve_model(name)  # before the environment is played
     check_environment(spec, max_turns=max_turns)
     limit = turn_limit(spec, max_turns)
     settings = ImitationConfig(demonstrations=demonstrations, updates=updates, batch=batch, lr=lr, seed=seed)

@@ -57,7 +57,7 @@ class Learner:
     ) -> dict[str, float]:
         """Learn from a batch: `epochs_per_batch` passes, each in `minibatches` optimiser steps.
 
-        A mini-batch is every `minibatches`-th trajectory, and is normalised by its own action tokens on all ranks.
+        A mini-batch is normalised by its own action tokens on all ranks.
 
         Args:
             trajectories: this rank's share of the global batch.
@@ -66,18 +66,32 @@ class Learner:
             teacher: supplies whole distributions for the exact estimator.
 
         Returns:
-            Figures of the global batch, means over the optimiser steps: `loss`, `grad_norm`, `lr`, and per weighted token, in
-            nats, `reverse_kl`, `forward_kl` and `imitation_nll`; and `updated_tokens`, a sum.
+            Figures of the global batch, means over the optimiser steps: `loss`, `grad_norm`, `lr`, and per weighted
+            token, in nats, `reverse_kl`, `forward_kl` and `imitation_nll`; and `updated_tokens`, a sum.
         """
-        parts = self.config.minibatches
+        parts = self._minibatches(trajectories) * self.config.epochs_per_batch
         done = [
-            self._step(trajectories, credit, method, teacher, range(part, len(trajectories), parts), first=first)
-            for first, part in (
-                (epoch == part == 0, part) for epoch in range(self.config.epochs_per_batch) for part in range(parts)
-            )
+            self._step(trajectories, credit, method, teacher, chosen, first=number == 0)
+            for number, chosen in enumerate(parts)
         ]
         figures = {name: sum(step[name] for step in done) / len(done) for name in done[0]}
         return figures | {"updated_tokens": figures["updated_tokens"] * len(done)}
+
+    def _minibatches(self, trajectories: Sequence[Trajectory]) -> list[list[int]]:
+        """Indices of this rank's trajectories in each mini-batch.
+
+        The global batch in the order of its ids is cut into consecutive blocks: which rank has a trajectory does not
+        matter, and since ranks play every so-manieth episode each has its share of every block.
+        """
+        count = self.config.minibatches
+        if count == 1:
+            return [list(range(len(trajectories)))]
+        ids = sorted(i for share in self.world.gather([t.id for t in trajectories]) for i in share)
+        place = {i: n for n, i in enumerate(ids)}
+        parts: list[list[int]] = [[] for _ in range(count)]
+        for b, trajectory in enumerate(trajectories):
+            parts[place[trajectory.id] * count // len(ids)].append(b)
+        return parts
 
     def _step(
         self,
@@ -85,7 +99,7 @@ class Learner:
         credit: Credit,
         method: CreditConfig,
         teacher: Teacher | None,
-        chosen: range,
+        chosen: Sequence[int],
         *,
         first: bool,
     ) -> dict[str, float]:

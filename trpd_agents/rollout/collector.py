@@ -84,7 +84,7 @@ class Collector:
         self.sampling = sampling
         self.limits = limits
         self.dialogues = Dialogues(tokenizer)
-        self._environment_seconds = 0.0
+        self._seconds = {"generate": 0.0, "environment": 0.0}
 
     def collect(
         self,
@@ -108,9 +108,9 @@ class Collector:
             waiting = failed
         return [finished[e.key] for e in episodes]
 
-    def take_environment_seconds(self) -> float:
-        """Seconds spent inside environments since this was last asked."""
-        seconds, self._environment_seconds = self._environment_seconds, 0.0
+    def take_seconds(self) -> dict[str, float]:
+        """Seconds spent in the engine (`generate`) and in environments (`environment`) since this was last asked."""
+        seconds, self._seconds = self._seconds, {"generate": 0.0, "environment": 0.0}
         return seconds
 
     def _play(self, episodes: Sequence[Episode], guide: Guide | None) -> list[Trajectory]:
@@ -152,7 +152,7 @@ class Collector:
             blank = _Live(episode, None, None, "", clock, [], [])  # type: ignore[arg-type]
             return self._finish(blank, Outcome.ERROR, "", failure)
         finally:
-            self._environment_seconds += time.perf_counter() - clock
+            self._seconds["environment"] += time.perf_counter() - clock
         dialogue = self.dialogues(env.instructions, env.tools)
         run = _Live(episode, env, dialogue, observation, clock, [], [])
         run.extend(dialogue.start(observation))
@@ -176,7 +176,10 @@ class Collector:
             requests = [
                 Request(run.episode.key, run.tokens[run.fed.get(slot, 0) :], run.episode.key + stream) for run in runs
             ]
-            for run, completion in zip(runs, engine.generate(requests, self.sampling), strict=True):
+            clock = time.perf_counter()
+            completions = engine.generate(requests, self.sampling)
+            self._seconds["generate"] += time.perf_counter() - clock
+            for run, completion in zip(runs, completions, strict=True):
                 answers[run.episode.key] = (completion, author)
                 run.fed[slot] = len(run.tokens) + len(completion.tokens)
         return [(run, *answers[run.episode.key]) for run in live]
@@ -201,7 +204,7 @@ class Collector:
             turn.ok = False
             return self._finish(run, Outcome.ERROR, "", failure)
         finally:
-            self._environment_seconds += time.perf_counter() - clock
+            self._seconds["environment"] += time.perf_counter() - clock
         turn.reward, turn.ok = step.reward, step.ok
         run.reward += step.reward
         run.success = step.success

@@ -158,7 +158,7 @@ def _factory(game: str, kwargs: dict[str, Any], max_turns: int | None) -> Callab
     registered = ENV_REGISTRY.get(f"{game}-raw")
     if registered is None:
         hint = did_you_mean(game, [*GAMES, *NEEDS_DATA])
-        raise UserError(f"textarena has no game {game!r}.{hint} `trpd envs` lists them.")
+        raise UserError(f"textarena has no game {game!r}.{hint} `trpd envs --textarena` lists them.")
     with _OwnRandomness(0), _quiet(), _offline():
         try:
             accepted = _parameters(registered.entry_point)
@@ -231,7 +231,10 @@ def _explained(game: str, error: Exception) -> Exception:
 
 
 def _several_players(game: str) -> str:
-    return f"textarena/{game} is a game for several players; wanted a single-player game (`trpd envs` lists them)."
+    return (
+        f"textarena/{game} is a game for several players; wanted a single-player game (`trpd envs --textarena` lists "
+        "them)."
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,101 @@
+"""Run the quickstart over seeds and methods, and print what came out and where the time went.
+
+    python benchmarks/quickstart.py --seeds 0 1 2 --presets trajectory opd --out benchmarks/results
+
+One run after another, each with the recipe's own number of processes, so that times are those of the command itself.
+Every run of a seed starts from the same teacher and the same student (they come from the cache after the first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import trpd_agents
+from trpd_agents.config import load_config
+
+RECIPE = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--presets", nargs="+", default=["trajectory", "opd"])
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/benchmark-quickstart"), help="where the run directories go"
+    )
+    parser.add_argument("--out", type=Path, help="also write the table and the raw figures into this directory")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings laid over the recipe")
+    arguments = parser.parse_args()
+
+    results: list[dict[str, Any]] = []
+    for seed in arguments.seeds:
+        for preset in arguments.presets:
+            settings = [f"seed={seed}", f"credit.preset={preset}", *arguments.overrides]
+            # A seed decides the teacher and the start too: they are as much a part of the result as the distillation.
+            settings += [f"{who}.imitation.seed={seed}" for who in ("teacher", "student")]
+            started = time.perf_counter()
+            summary = trpd_agents.train(
+                load_config(RECIPE, settings), run_dir=arguments.runs / f"{preset}-seed{seed}", quiet=True
+            )
+            wall = time.perf_counter() - started
+            results.append({"preset": preset, "seed": seed, "wall_seconds": wall, **summary})
+            print(row(results[-1]), flush=True)
+    table = report(results)
+    print(f"\n{table}")
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "quickstart.md").write_text(table, encoding="utf-8")
+        (arguments.out / "quickstart.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def row(result: dict[str, Any]) -> str:
+    """One run as a line of the table."""
+    rates = [f"{result[who]['success_rate']:.3f}" for who in ("before", "after", "teacher")]
+    change = result["paired_difference"]
+    difference = f"{change['mean']:+.3f} [{change['interval'][0]:+.3f}, {change['interval'][1]:+.3f}]"
+    return " | ".join(
+        ["", result["preset"], str(result["seed"]), *rates, difference, f"{result['wall_seconds']:.0f}", ""]
+    )
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """The table of all runs, and where the time of each went."""
+    machine = (
+        f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
+    )
+    lines = [
+        f"Measured {time.strftime('%Y-%m-%d')} on {machine}; "
+        f"{results[0]['before']['episodes']} held-out episodes per figure; differences paired by episode, 95 % intervals.",
+        "",
+        "| preset | seed | before | after | teacher | after minus before | seconds |",
+        "|---|---|---|---|---|---|---|",
+        *(row(result).strip() for result in results),
+        "",
+        "| preset | seed | teacher s | student s | evaluate s | rollout s | score s | update s | rollout tokens/s "
+        "| score tokens/s | update tokens/s | neither model nor environment, of the loop |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *(phases(result) for result in results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def phases(result: dict[str, Any]) -> str:
+    """Seconds and tokens per second by phase. Seconds are rank 0's; tokens are those of all ranks together."""
+    seconds, tokens = result["seconds"], result["tokens"]
+    spent = [f"{seconds[name]:.1f}" for name in ("teacher", "student", "evaluate", "rollout", "score", "update")]
+    speed = [f"{tokens[name] / seconds[name]:,.0f}" for name in ("rollout", "score", "update")]
+    loop = sum(seconds[name] for name in ("rollout", "score", "credit", "update", "write"))
+    accounted = sum(seconds[name] for name in ("rollout_generate", "rollout_environment", "score", "update"))
+    return (
+        "| " + " | ".join([result["preset"], str(result["seed"]), *spent, *speed, f"{1 - accounted / loop:.1%}"]) + " |"
+    )
+
+
+if __name__ == "__main__":
+    main()
