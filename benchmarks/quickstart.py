@@ -51,6 +51,7 @@ def main() -> None:
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "quickstart.md").write_text(table, encoding="utf-8")
+        (arguments.out / "quickstart.svg").write_text(picture(results), encoding="utf-8")
         (arguments.out / "quickstart.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
@@ -69,6 +70,7 @@ def report(results: list[dict[str, Any]]) -> str:
     machine = (
         f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
     )
+    episodes = results[0]["before"]["episodes"]
     lines = [
         f"Measured {time.strftime('%Y-%m-%d')} on {machine}; "
         f"{results[0]['before']['episodes']} held-out episodes per figure; differences paired by episode, 95 % intervals.",
@@ -94,6 +96,39 @@ def phases(result: dict[str, Any]) -> str:
     accounted = sum(seconds[name] for name in ("rollout_generate", "rollout_environment", "score", "update"))
     return (
         "| " + " | ".join([result["preset"], str(result["seed"]), *spent, *speed, f"{1 - accounted / loop:.1%}"]) + " |"
+    )
+
+
+def picture(results: list[dict[str, Any]]) -> str:
+    """Success rates as an SVG: a dot with its 95 % interval for each seed, one group of rows for each of who played."""
+    first = {result["seed"]: result for result in reversed(results)}
+    groups = {"student before": [r["before"] for r in first.values()]}
+    for preset in dict.fromkeys(result["preset"] for result in results):
+        groups[f"after, {preset}"] = [r["after"] for r in results if r["preset"] == preset]
+    groups["teacher"] = [r["teacher"] for r in first.values()]
+
+    def x(rate: float) -> float:
+        return 150 + 420 * rate
+
+    shapes, y = [], 34.0
+    for tick in range(0, 101, 20):
+        shapes.append(f'<line x1="{x(tick / 100)}" x2="{x(tick / 100)}" y1="20" y2="{{bottom}}" stroke="#ddd"/>')
+        shapes.append(f'<text x="{x(tick / 100)}" y="14" text-anchor="middle">{tick} %</text>')
+    for name, found in groups.items():
+        shapes.append(f'<text x="140" y="{y + 6 * (len(found) - 1) + 4}" text-anchor="end">{name}</text>')
+        colour = "#0a7d4f" if "after" in name else "#555"
+        for entry in found:
+            low, high = entry["interval"]
+            shapes.append(
+                f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>'
+            )
+            shapes.append(f'<circle cx="{x(entry["success_rate"]):.1f}" cy="{y}" r="4" fill="{colour}"/>')
+            y += 12
+        y += 14
+    body = "\n".join(shapes).replace("{bottom}", f"{y - 12}")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 {y}" font-family="sans-serif" font-size="12">\n'
+        f'<rect width="600" height="{y}" fill="white"/>\n{body}\n</svg>\n'
     )
 
 
