@@ -73,7 +73,7 @@ def report(results: list[dict[str, Any]]) -> str:
     episodes = results[0]["before"]["episodes"]
     lines = [
         f"Measured {time.strftime('%Y-%m-%d')} on {machine}; "
-        f"{results[0]['before']['episodes']} held-out episodes per figure; differences paired by episode, 95 % intervals.",
+        f"{episodes} held-out episodes per figure, differences paired by episode, 95 % intervals.",
         "",
         "| preset | seed | before | after | teacher | after minus before | seconds |",
         "|---|---|---|---|---|---|---|",
