@@ -101,7 +101,7 @@ def phases(result: dict[str, Any]) -> str:
 
 def picture(results: list[dict[str, Any]]) -> str:
     """Success rates as an SVG: a dot with its 95 % interval for each seed, one group of rows for each of who played."""
-    first = {result["seed"]: result for result in reversed(results)}
+    first = {result["seed"]: result for result in results if result["preset"] == results[0]["preset"]}
     groups = {"student before": [r["before"] for r in first.values()]}
     for preset in dict.fromkeys(result["preset"] for result in results):
         groups[f"after, {preset}"] = [r["after"] for r in results if r["preset"] == preset]

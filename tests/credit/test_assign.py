@@ -27,6 +27,7 @@ from trpd_agents.credit import (
     ThresholdGate,
     assign_credit,
 )
+from trpd_agents.trajectory import pad_scored
 
 QUICK = settings(deadline=None, max_examples=30, derandomize=True)
 
@@ -419,3 +420,12 @@ def test_no_gradient_passes(build_batch, turn_type):
 def test_batches_that_contradict_themselves_are_refused(spoil, complaint, build_batch, turn_type):
     with pytest.raises(ValueError, match=complaint):
         assign_credit(spoil(build_batch([[turn_type([-1.0], [-1.0])]])), CreditConfig())
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_rank_left_without_scored_episodes_still_gets_its_credit(name, build_batch, turn_type):
+    nobody = assign_credit(pad_scored([]), PRESETS[name].config)
+    assert nobody.policy_weight.shape == (0, 0) and nobody.counts["action_tokens"] == 0
+    unscored = dataclasses.replace(build_batch([[turn_type([-1.0], [-1.5])]]), teacher_available=torch.tensor([False]))
+    credit = assign_credit(dataclasses.replace(unscored, top_ids=None, top_lt=None), PRESETS[name].config)
+    assert not credit.policy_weight.any() and not credit.forward_kl_weight.any()

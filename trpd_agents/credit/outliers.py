@@ -42,14 +42,15 @@ def handle_outliers(
     assert_never(outlier)
 
 
-def top_tokens_usable(outlier: Outlier, top_lt: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+def top_tokens_usable(outlier: Outlier, top_lt: torch.Tensor | None, usable: torch.Tensor) -> torch.Tensor:
     """bool `[B, T]`: can forward KL be computed from the teacher's top tokens `top_lt` `[B, T, k]` (nats)?
 
     `-inf` entries are tokens the teacher rules out and add nothing; NaN, or nothing but `-inf`, is not a distribution.
-    Raises ValueError when forward KL is asked for and the batch has no top tokens.
+    `usable` bool `[B, T]` are the tokens it could be wanted for. Raises ValueError when forward KL is asked for and a
+    batch with such tokens has no top tokens.
     """
-    if not isinstance(outlier, ForwardKLOutliers):
-        return torch.zeros_like(like, dtype=torch.bool)
+    if not isinstance(outlier, ForwardKLOutliers) or (top_lt is None and not bool(usable.any())):
+        return torch.zeros_like(usable)
     if top_lt is None:
         raise ValueError(
             "outlier 'forward_kl' needs the teacher's most likely tokens, found a batch without top_ids and top_lt; "
