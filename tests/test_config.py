@@ -155,7 +155,7 @@ def test_mistakes_in_the_method(recipe: Path, override: str, expected: str) -> N
         ("training.group_size=3", "group_size (3) must divide episodes_per_step (8)"),
         ("training.ranks=9", "episodes_per_step (8) is smaller than ranks (9)"),
         ("rollout.max_new_tokens=4096", "max_new_tokens (4096) must be smaller than max_tokens (2048)"),
-        ("learner.warmup_steps=11", "learner.warmup_steps: at most training.steps (10) wanted, found 11"),
+        ("learner.warmup_steps=11", "learner.warmup_steps: at most the run's 10 optimiser steps wanted, found 11"),
         ("learner.token_budget=100", "learner.token_budget: at least rollout.max_tokens (2048) wanted, found 100"),
         ("env.kwargs=4", "env.kwargs: a mapping of keys to values wanted, found 4"),
         ("seed.deep=1", "seed: integer wanted"),
