@@ -60,6 +60,15 @@ def test_a_rank_that_dies_is_named_with_its_last_words(functions):
         launch(2, "rank_functions:die", {}, lambda world: functions.die(world, {}))
 
 
+def test_a_rank_that_cannot_start_is_not_waited_for(functions, monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no torch here >&2\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(RunError, match=r"rank 1 of 2 died with exit code 3:\nno torch here"):
+        launch(2, "rank_functions:sums", {}, lambda world: world.sum(1.0))
+
+
 def test_an_error_of_rank_0_is_raised_as_it_is_and_ends_the_others(functions, tmp_path):
     file = tmp_path / "pid"
 

@@ -8,6 +8,7 @@ imported a second time.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -94,18 +96,31 @@ def launch(size: int, target: str, payload: dict[str, Any], main: Callable[[Worl
     with tempfile.TemporaryDirectory(prefix="trpd-ranks-") as folder:
         with _children(size, target, payload, Path(folder)) as children:
             try:
+                _wait_for_start(children, Path(folder))
                 _join(0, size, Path(folder) / "store")
                 return main(World(0, size))
             except RuntimeError as error:  # what gloo raises when a peer is gone
-                dead = [(rank, child) for rank, child in children.items() if _died(child)]
-                if not dead:
-                    raise
-                rank, child = dead[0]
-                tail = (Path(folder) / f"rank{rank}.log").read_text(errors="replace").strip()[-2000:]
-                raise RunError(f"rank {rank} of {size} died with exit code {child.returncode}:\n{tail}") from error
+                for rank, child in children.items():
+                    if _died(child):
+                        raise _obituary(rank, children, Path(folder)) from error
+                raise
             finally:
                 if dist.is_initialized():
                     dist.destroy_process_group()
+
+
+def _wait_for_start(children: Mapping[int, subprocess.Popen[bytes]], folder: Path) -> None:
+    """Until every child is about to join: a child that cannot even start would leave the others waiting for it."""
+    while waiting := [rank for rank in children if not (folder / f"rank{rank}.started").exists()]:
+        for rank in waiting:
+            if children[rank].poll() is not None:
+                raise _obituary(rank, children, folder)
+        time.sleep(0.05)
+
+
+def _obituary(rank: int, children: Mapping[int, subprocess.Popen[bytes]], folder: Path) -> RunError:
+    tail = (folder / f"rank{rank}.log").read_text(errors="replace").strip()[-2000:]
+    return RunError(f"rank {rank} of {len(children) + 1} died with exit code {children[rank].returncode}:\n{tail}")
 
 
 def _died(child: subprocess.Popen[bytes]) -> bool:
@@ -131,13 +146,15 @@ def _children(
                 )
             children[rank] = child
             assert child.stdin is not None
-            child.stdin.write(json.dumps(payload).encode() + b"\n")
-            child.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it is dead already; waiting for its start will say why
+                child.stdin.write(json.dumps(payload).encode() + b"\n")
+                child.stdin.flush()
         yield children
     finally:
         for child in children.values():
             assert child.stdin is not None
-            child.stdin.close()  # the child's watch on it ends the child
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.close()  # the child's watch on it ends the child
         for child in children.values():
             try:
                 child.wait(timeout=5)
@@ -169,6 +186,7 @@ def _child() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     module, function = target.split(":")
+    (store.parent / f"rank{rank}.started").touch()
     _join(rank, size, store)
     getattr(importlib.import_module(module), function)(World(rank, size), payload)
     finished.set()

@@ -70,6 +70,11 @@ def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: 
     if checkpoint is None and world.rank == 0:
         ready.teacher.save(directory.path / "teacher")
     ready.evaluations = directory.read_json(EVALUATIONS) or {}
+    if ready.step > 0 and "before" not in ready.evaluations:
+        raise UserError(
+            f"{directory.path / EVALUATIONS} has no evaluation of the student before training, which cannot be made "
+            f"again after {ready.step} steps; put the file back, or start a new run"
+        )
     for name, lm in (("before", ready.student), ("teacher", ready.teacher)):
         if name not in ready.evaluations and (name == "teacher" or ready.step == 0):
             found = evaluate_model(world, config, lm, max_turns, progress, watch, f"evaluate {_CALLED[name]}")

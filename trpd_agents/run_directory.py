@@ -97,7 +97,7 @@ class RunDirectory:
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{file} is damaged ({error}); delete it to have it made again") from error
+            raise UserError(f"{file} is damaged ({error}); put back a whole copy, or start a new run") from error
 
     def append_metrics(self, figures: Mapping[str, Any]) -> None:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:

@@ -265,6 +265,13 @@ def test_a_finished_run_may_be_resumed_for_more(copied, configure):
     assert summary["after"]["episodes"] == 8
 
 
+@pytest.mark.parametrize("content", ["{}", "{ cut o"])
+def test_a_run_that_lost_its_first_evaluation_is_not_resumed(copied, configure, content):
+    (copied / "evaluations.json").write_text(content)
+    with pytest.raises(UserError, match=r"evaluations.json .*start a new run"):
+        train(configure(training={"steps": 5}), resume=copied, quiet=True)
+
+
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from trpd_agents.cli import main; main()", *map(str, arguments)]
