@@ -114,7 +114,7 @@ def _run(
         Sampling(config.rollout.max_new_tokens, frozenset(end_ids(student.tokenizer)), seed=config.seed),
         Limits(ready.max_turns, config.rollout.max_tokens, config.rollout.episode_seconds),
     )
-    exact = method.estimator == "full"
+    exact = method.exact
     teacher = LocalTeacher(
         ready.teacher, top_k=config.top_k, keep_hidden=exact, token_budget=config.learner.token_budget
     )

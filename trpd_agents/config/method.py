@@ -19,13 +19,6 @@ from trpd_agents.config.sections import Name, Section
 from trpd_agents.credit import config as credit
 from trpd_agents.credit.presets import PRESETS
 
-_KINDS: dict[str, Mapping[str, type]] = {
-    "gate": credit.GATES,
-    "outlier": credit.OUTLIERS,
-    "rule": credit.RULES,
-    "guidance": credit.GUIDANCE,
-}
-
 
 class MethodConfig(Section):
     """`preset` names where the method started; `method` is the whole of it, as credit assignment takes it."""
@@ -55,14 +48,11 @@ def resolve(preset: credit.CreditConfig, changes: Mapping[str, Any]) -> credit.C
     """`preset` with `changes` merged in. Raises `Problems` naming every key or value that does not fit."""
     problems: list[tuple[str, str]] = []
     fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
-    hints = typing.get_type_hints(credit.CreditConfig)
     for key, change in changes.items():
         if key not in fields:
             problems.append((key, f"unknown key; {suggest(key, ['preset', *fields])}"))
-        elif key in _KINDS or dataclasses.is_dataclass(fields[key]):
-            fields[key] = _change_part(key, fields[key], change, problems)
         else:
-            fields[key] = _checked(key, change, hints[key], problems)
+            fields[key] = _change_part(key, fields[key], change, problems)
     if not problems:
         try:
             return credit.CreditConfig(**fields)
@@ -73,14 +63,14 @@ def resolve(preset: credit.CreditConfig, changes: Mapping[str, Any]) -> credit.C
 
 def _change_part(name: str, part: Any, change: Any, problems: list[tuple[str, str]]) -> Any:
     """`part` with the settings in `change`, or `part` as it was and an entry in `problems`."""
-    kinds = _KINDS.get(name, {})
-    if isinstance(change, str) and kinds:
+    kinds = credit.KINDS[name]
+    if isinstance(change, str):
         change = {"kind": change}
     if not isinstance(change, Mapping):
         problems.append((name, f"a mapping of settings wanted, found {change!r}"))
         return part
     target, settings = type(part), {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-    if kinds and "kind" in change:
+    if "kind" in change:
         kind = change["kind"]
         if not isinstance(kind, str) or kind not in kinds:
             problems.append((f"{name}.kind", f"no {name} is called {kind!r}; {suggest(kind, kinds)}"))

@@ -72,7 +72,7 @@ def _assign(scored: ScoredBatch, config: CreditConfig, step: int, seed: int) -> 
 
     ordinal = (action | guided).to(torch.int64).cumsum(1)
     trusted = trust(config.gate, d, scored.trajectory_id, ordinal, step, seed)
-    scorable = lt_valid | (torch.isneginf(lt) if config.estimator == "full" else torch.zeros_like(lt_valid))
+    scorable = lt_valid | (torch.isneginf(lt) if config.exact else torch.zeros_like(lt_valid))
     top_usable = top_tokens_usable(config.outlier, scored.top_lt, usable)
     token = handle_outliers(config.outlier, d, trusted, scorable, top_usable)
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trpd_agents.credit.config import BernoulliGate, CreditConfig, ForwardKLOutliers, OccupancyRule, PrefixGuidance
+from trpd_agents.credit.config import (
+    BernoulliGate,
+    CreditConfig,
+    ForwardKLOutliers,
+    FullEstimator,
+    OccupancyRule,
+    PrefixGuidance,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ PRESETS: dict[str, Preset] = {
         ("2606.01249",),
     ),
     "trajectory": Preset(
-        CreditConfig(rule=OccupancyRule(), estimator="full"),
+        CreditConfig(rule=OccupancyRule(), estimator=FullEstimator()),
         "Trajectory trust region: exact reverse KL on turns whose history the teacher would have reached itself.",
     ),
 }

@@ -186,14 +186,14 @@ class Learner:
         }
         forward = bool((columns["forward_kl_weight"] != 0).any())
         taught: dict[str, list[torch.Tensor]] = {}
-        for b in group if forward or method.estimator == "full" else []:
+        for b in group if forward or method.exact else []:
             scores = trajectories[b].scores
             assert scores is not None  # a trajectory without scores has no weights, so no positions
             index = torch.searchsorted(torch.from_numpy(scores.positions), positions[b])
             if forward and scores.top_ids is not None and scores.top_lt is not None:
                 taught.setdefault("top_ids", []).append(torch.from_numpy(scores.top_ids).long()[index])
                 taught.setdefault("top_lt", []).append(torch.from_numpy(scores.top_lt)[index])
-            if method.estimator == "full" and scores.hidden is not None:
+            if method.exact and scores.hidden is not None:
                 taught.setdefault("hidden", []).append(scores.hidden[index.to(scores.hidden.device)])
         columns.update({name: torch.cat(values) for name, values in taught.items()})
         return {name: value.to(device) for name, value in columns.items()}
@@ -213,13 +213,13 @@ class Learner:
         def one(part: torch.Tensor, named: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             taught = named.get("hidden")
             distribution = None
-            if method.estimator == "full" and taught is not None and teacher is not None:
+            if method.exact and taught is not None and teacher is not None:
                 distribution = _fitted(teacher.log_distribution(taught), self.lm.vocab_size)
             arguments: dict[str, Any] = {name: value for name, value in named.items() if name != "hidden"}
             return stream_losses(
                 self.lm.logits(part),
                 **arguments,
-                estimator=method.estimator,
+                estimator=method.estimator.kind,
                 teacher_logprobs=distribution,
                 tail=tail,
                 **settings,
