@@ -36,7 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny": dict(hidden_size=64, intermediate_size=192, num_hidden_layers=4, num_attention_heads=4),
     "small": dict(hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4),
 }
-DRILLS = 0.4  # share of Courier episodes that are reading practice instead of play
+DRILLS = 0.4  # share of Courier's and KeyChain's episodes that are reading practice instead of play
 UPDATES = 2000
 TOKENS_PER_UPDATE = 2048
 PEAK_LR = 2e-3
@@ -70,6 +70,10 @@ def _gridlake(observation: str, rng: random.Random) -> str:
     return rng.choice(["up", "down", "left", "right"])
 
 
+def _frozenlake(observation: str, rng: random.Random) -> str:
+    return rng.choice(["[up]", "[down]", "[left]", "[right]"])
+
+
 def _guessnumber(observation: str, rng: random.Random) -> str:
     return str(rng.randint(1, 31))
 
@@ -78,7 +82,7 @@ def _guessnumber(observation: str, rng: random.Random) -> str:
 GAMES: list[tuple[str, float, Callable[[random.Random], dict], Callable[[str, random.Random], str]]] = [
     (
         "trpd/Courier-v0",
-        0.7,
+        0.55,
         lambda r: dict(
             rooms=r.randint(3, 6),
             items=r.randint(1, 3),
@@ -90,12 +94,13 @@ GAMES: list[tuple[str, float, Callable[[random.Random], dict], Callable[[str, ra
     ),
     (
         "trpd/KeyChain-v0",
-        0.16,
+        0.26,
         lambda r: dict(length=r.randint(2, 5), decoys=r.randint(1, 3), undo=r.random() < 0.3),
         _keychain,
     ),
     ("trpd/GridLake-v0", 0.07, lambda r: dict(size=r.randint(3, 5)), _gridlake),
     ("trpd/GuessNumber-v0", 0.07, lambda r: {}, _guessnumber),
+    ("textarena/FrozenLake-v0", 0.05, lambda r: {}, _frozenlake),
 ]
 
 
@@ -107,8 +112,8 @@ def random_games(seed: int) -> Iterator[tuple[str, list[dict], list[Message]]]:
         env = make(EnvSpec(name, settings(rng)))
         observation = env.reset(rng.randrange(2**31))
         messages = [("observation", observation)]
-        if act is _courier and rng.random() < DRILLS:
-            yield env.instructions, env.tools, [("observation", reading_drill(observation, rng))]
+        if act in READING and rng.random() < DRILLS:
+            yield env.instructions, env.tools, [("observation", READING[act](observation, rng))]
             continue
         ended = False
         while not ended:
@@ -119,8 +124,8 @@ def random_games(seed: int) -> Iterator[tuple[str, list[dict], list[Message]]]:
         yield env.instructions, env.tools, messages
 
 
-def reading_drill(observation: str, rng: random.Random) -> str:
-    """`observation`, then what it says again and again in another order: dense practice in looking things up.
+def read_map(observation: str, rng: random.Random) -> str:
+    """The order and its map, then what they say again and again in another order: dense practice in looking things up.
 
     Random play asks the map a question now and then; a small model learns to copy many times faster from this.
     """
@@ -132,6 +137,23 @@ def reading_drill(observation: str, rng: random.Random) -> str:
         rng.shuffle(doors)
         lines.append(f"{order.split(' Items: ')[0]} Items: {' '.join(items)} Map: {' '.join(doors)}")
     return "\n".join(lines)
+
+
+def read_keys(observation: str, rng: random.Random) -> str:
+    """A list of coloured words, then the same list again and again in another order, likewise."""
+    words = rng.sample(WORDS, rng.randint(2, 5))
+    pairs = [f"{colour} {word}" for colour, word in zip(rng.sample(COLOURS, len(words)), words, strict=True)]
+    lines = [observation]
+    for _ in range(rng.randint(4, 8)):
+        rng.shuffle(pairs)
+        lines.append(f"{rng.choice(['Keys', 'Values'])}: {', '.join(pairs)}.")
+    return "\n".join(lines)
+
+
+READING: dict[Callable[[str, random.Random], str], Callable[[str, random.Random], str]] = {
+    _courier: read_map,
+    _keychain: read_keys,
+}
 
 
 def encode(dialogues: Dialogues, instructions: str, tools: list[dict], messages: list[Message]) -> list[int]:
