@@ -93,6 +93,15 @@ class Trajectory:
                 mask[turn.action[0] : turn.action[1]] = True
         return mask
 
+    def repeats(self) -> np.ndarray:
+        """bool `[K]`: the action has the same text as the turn before, and the environment answered both alike.
+
+        The same text alone would not do: who walks two steps to the right repeats nothing.
+        """
+        answers = [*(turn.observation for turn in self.turns[1:]), self.final_observation]
+        done = [(turn.text, answer) for turn, answer in zip(self.turns, answers, strict=False)]
+        return np.array([k > 0 and done[k] == done[k - 1] for k in range(len(done))], dtype=bool)
+
     def action_positions(self) -> np.ndarray:
         """int64 `[n]`: positions of every action token, the student's and the teacher's, in order."""
         return np.flatnonzero(self.turn_index() >= 0)
@@ -104,8 +113,9 @@ class Scores:
 
     `positions` int64 `[n]` into `Trajectory.tokens`; `lt` float32 `[n]`, nats, the teacher's log-probability of the
     token at that position given everything before it; `top_ids` int32 `[n, k]` and `top_lt` float32 `[n, k]` its k most
-    likely tokens there. `hidden` `[n, H]` are the teacher's last hidden states, kept only for exact divergences and
-    never stored: with the teacher's output head they give the whole distribution, a chunk of positions at a time.
+    likely tokens there; `entropy` float32 `[n]`, nats, of its whole distribution there. `hidden` `[n, H]` are the
+    teacher's last hidden states, kept only for exact divergences and never stored: with the teacher's output head they
+    give the whole distribution, a chunk of positions at a time.
     """
 
     positions: np.ndarray
@@ -113,6 +123,7 @@ class Scores:
     top_ids: np.ndarray | None = None
     top_lt: np.ndarray | None = None
     hidden: torch.Tensor | None = None
+    entropy: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +144,9 @@ class ScoredBatch:
     teacher_available: torch.Tensor  # bool [B]
     top_ids: torch.Tensor | None = None  # int64 [B, T, k]
     top_lt: torch.Tensor | None = None  # float [B, T, k]  nats
+    entropy: torch.Tensor | None = None  # float [B, T]  nats, the teacher's; NaN where it is not known
+    success: torch.Tensor | None = None  # bool [B]  the outcome; None unless all trajectories have one
+    repeat: torch.Tensor | None = None  # bool [B, K]  the turn before did the very same, to the same effect
 
     def to(self, device: torch.device | str) -> ScoredBatch:
         moved = {
@@ -163,6 +177,11 @@ def pad_scored(trajectories: Sequence[Trajectory]) -> ScoredBatch:
     k = widths.pop() if widths else 0
     top_ids = torch.zeros(B, T, k, dtype=torch.int64) if k else None
     top_lt = torch.full((B, T, k), -torch.inf) if k else None
+    with_entropy = any(t.scores is not None and t.scores.entropy is not None for t in trajectories)
+    entropy = torch.full((B, T), torch.nan) if with_entropy else None
+    outcomes = [t.success for t in trajectories]
+    success = None if None in outcomes else torch.tensor(outcomes, dtype=torch.bool)
+    repeat = torch.zeros(B, K, dtype=torch.bool)
     for b, trajectory in enumerate(trajectories):
         n = len(trajectory.tokens)
         action[b, :n] = torch.from_numpy(trajectory.authored("student"))
@@ -172,6 +191,7 @@ def pad_scored(trajectories: Sequence[Trajectory]) -> ScoredBatch:
         for j, played in enumerate(trajectory.turns):
             ok[b, j] = played.ok
             complete[b, j] = played.stop is Stop.END
+        repeat[b, : len(trajectory.turns)] = torch.from_numpy(trajectory.repeats())
         scores = trajectory.scores
         if scores is None:
             continue
@@ -181,5 +201,9 @@ def pad_scored(trajectories: Sequence[Trajectory]) -> ScoredBatch:
         if top_ids is not None and top_lt is not None and scores.top_ids is not None and scores.top_lt is not None:
             top_ids[b, positions] = torch.from_numpy(scores.top_ids.astype(np.int64))
             top_lt[b, positions] = torch.from_numpy(scores.top_lt)
+        if entropy is not None and scores.entropy is not None:
+            entropy[b, positions] = torch.from_numpy(scores.entropy)
     ids = torch.tensor([t.id for t in trajectories], dtype=torch.int64)
-    return ScoredBatch(action, guided, turn, ls, lt, ok, complete, ids, available, top_ids, top_lt)
+    return ScoredBatch(
+        action, guided, turn, ls, lt, ok, complete, ids, available, top_ids, top_lt, entropy, success, repeat
+    )

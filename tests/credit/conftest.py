@@ -24,6 +24,8 @@ class Played:
     author: str = "student"
     ok: bool = True
     complete: bool = True
+    repeat: bool = False
+    entropy: float = 0.5  # nats, the teacher's at each token
 
 
 Episode = list[Played]
@@ -34,6 +36,7 @@ def build(
     *,
     ids: Sequence[int] | None = None,
     available: Sequence[bool] | None = None,
+    success: Sequence[bool] | None = None,
     pad_left: int = 0,
     pad_right: int = 0,
     pad_turns: int = 0,
@@ -49,6 +52,8 @@ def build(
     turn = torch.full((B, T), -1)
     ls, lt = torch.full((B, T), garbage, dtype=dtype), torch.full((B, T), garbage, dtype=dtype)
     ok, complete = torch.ones(B, K, dtype=torch.bool), torch.ones(B, K, dtype=torch.bool)
+    repeat = torch.zeros(B, K, dtype=torch.bool)
+    entropy = torch.full((B, T), garbage, dtype=dtype)
     top_ids = torch.full((B, T, TOP), -7)
     top_lt = torch.full((B, T, TOP), garbage, dtype=dtype)
     for b, episode in enumerate(episodes):
@@ -60,7 +65,8 @@ def build(
             turn[b, span] = k
             ls[b, span] = torch.tensor(played.ls, dtype=dtype)
             lt[b, span] = torch.tensor(played.lt, dtype=dtype)
-            ok[b, k], complete[b, k] = played.ok, played.complete
+            ok[b, k], complete[b, k], repeat[b, k] = played.ok, played.complete, played.repeat
+            entropy[b, span] = played.entropy
             top_ids[b, span] = torch.arange(TOP)
             top_lt[b, span] = torch.tensor([0.5, 0.3, 0.1]).log().to(dtype)
             t = span.stop
@@ -76,6 +82,9 @@ def build(
         torch.tensor(list(available) if available is not None else [True] * B, dtype=torch.bool),
         top_ids,
         top_lt,
+        entropy,
+        None if success is None else torch.tensor(list(success), dtype=torch.bool),
+        repeat,
     )
 
 
@@ -110,6 +119,8 @@ def played_turns(draw: st.DrawFn, authors: Sequence[str] = ("student", "student"
         author=draw(st.sampled_from(list(authors))),
         ok=draw(st.booleans()),
         complete=draw(st.sampled_from([True, True, False])),
+        repeat=draw(st.booleans()),
+        entropy=draw(st.sampled_from([0.0, 0.5, 2.0])),
     )
 
 

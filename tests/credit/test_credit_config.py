@@ -9,21 +9,31 @@ from pydantic import TypeAdapter, ValidationError
 
 import trpd_agents.credit
 from trpd_agents.credit import (
-    GATES,
-    GUIDANCE,
-    OUTLIERS,
+    KINDS,
     PRESETS,
     RULES,
     BernoulliGate,
     ClipOutliers,
     CreditConfig,
     Divergence,
+    EntropyOutliers,
     ForwardKLOutliers,
+    FullEstimator,
     HysteresisRule,
+    LeakyRule,
+    MaxDivergenceFilter,
     OccupancyRule,
+    PositionRule,
     PrefixGuidance,
+    ProximalOutliers,
+    RandomRule,
+    RewardAlignedFilter,
+    SodRule,
     SoftGate,
+    StopRule,
     ThresholdGate,
+    TopKEstimator,
+    TurnMeanNormaliser,
 )
 
 NAN, INF = math.nan, math.inf
@@ -40,7 +50,7 @@ NAN, INF = math.nan, math.inf
         (lambda: ForwardKLOutliers(top_k=0), "forward_kl.top_k: found 0, wanted a whole number >= 1"),
         (lambda: ForwardKLOutliers(top_k=2.5), "forward_kl.top_k: found 2.5"),
         (lambda: Divergence(min_tokens=0), "divergence.min_tokens: found 0"),
-        (lambda: Divergence(kind="kv"), "Divergence.kind: found 'kv', wanted one of tv"),
+        (lambda: Divergence(kind="kv"), "divergence.kind: found 'kv', wanted one of tv"),
         (lambda: SoftGate(kind="bernoulli"), "SoftGate.kind: found 'bernoulli', wanted one of soft"),
         (lambda: OccupancyRule(budget=-1), "occupancy.budget: found -1"),
         (lambda: OccupancyRule(forget=0), "occupancy.forget: found 0, wanted a number > 0 and <= 1"),
@@ -53,8 +63,33 @@ NAN, INF = math.nan, math.inf
         (lambda: PrefixGuidance(beta=-1e-3), "prefix.beta: found -0.001"),
         (lambda: PrefixGuidance(beta=INF), "prefix.beta: found inf"),
         (lambda: PrefixGuidance(turns=0), "prefix.turns: found 0"),
-        (lambda: CreditConfig(estimator="exact"), "estimator: found 'exact', wanted one of sampled, full"),
-        (lambda: CreditConfig(outlier=ClipOutliers(), estimator="full"), "found 'clip' with estimator 'full'"),
+        (lambda: FullEstimator(kind="exact"), "FullEstimator.kind: found 'exact', wanted one of full"),
+        (lambda: TopKEstimator(top_k=0), "top_k.top_k: found 0, wanted a whole number >= 1"),
+        (lambda: ProximalOutliers(mix=0), "proximal.mix: found 0, wanted a number > 0 and <= 1"),
+        (lambda: ProximalOutliers(mix=1), "proximal.mix: found 1, wanted less"),
+        (lambda: ForwardKLOutliers(tail=True, renormalise=True), "forward_kl.tail: found true together with"),
+        (lambda: ForwardKLOutliers(gradient="both"), "forward_kl.gradient: found 'both', wanted one of direct, score"),
+        (lambda: EntropyOutliers(threshold=-1), "entropy.threshold: found -1"),
+        (lambda: StopRule(outside_weight=1.5), "stop.outside_weight: found 1.5"),
+        (lambda: StopRule(thresholds="share"), "stop.thresholds: found 'share', wanted one of value, quantile"),
+        (lambda: StopRule(enter=1.5, thresholds="quantile"), "stop.enter: found 1.5"),
+        (lambda: StopRule(window=0), "stop.window: found 0"),
+        (lambda: LeakyRule(leak=1.1), "leaky.leak: found 1.1"),
+        (lambda: LeakyRule(steepness=-1), "leaky.steepness: found -1"),
+        (lambda: SodRule(eps=0), "sod.eps: found 0, wanted a number > 0"),
+        (lambda: SodRule(delta=-0.1), "sod.delta: found -0.1"),
+        (lambda: PositionRule(decay=0), "position.decay: found 0"),
+        (lambda: RandomRule(share=2), "random.share: found 2"),
+        (lambda: MaxDivergenceFilter(threshold=-1), "max_divergence.threshold: found -1"),
+        (lambda: TurnMeanNormaliser(share=1.5), "turn_mean.share: found 1.5"),
+        (
+            lambda: CreditConfig(outlier=ClipOutliers(), estimator=FullEstimator()),
+            "found 'clip' with estimator 'full'",
+        ),
+        (
+            lambda: CreditConfig(outlier=ProximalOutliers(), estimator=TopKEstimator()),
+            "found 'proximal' with estimator 'top_k'",
+        ),
     ],
 )
 def test_nonsense_is_refused_by_name_value_and_wish(make, named):
@@ -65,18 +100,18 @@ def test_nonsense_is_refused_by_name_value_and_wish(make, named):
 
 def test_infinity_is_allowed_where_it_means_trust_everything():
     BernoulliGate(slack=INF), SoftGate(slack=INF), ThresholdGate(slack=INF)
-    OccupancyRule(budget=INF), HysteresisRule(enter=INF)
+    OccupancyRule(budget=INF), HysteresisRule(enter=INF), StopRule(enter=INF), LeakyRule(enter=INF)
 
 
 def test_reopold_floor_is_the_default_clip():
     assert ClipOutliers().floor == pytest.approx(-2.558, abs=1e-3)
 
 
-@pytest.mark.parametrize("choices", [GATES, OUTLIERS, RULES, GUIDANCE])
-def test_names_lead_to_the_class_of_that_kind(choices):
-    for name, choice in choices.items():
-        assert choice().kind == name
-        assert dataclasses.fields(choice)[0].name == "kind"
+@pytest.mark.parametrize("part", KINDS)
+def test_names_lead_to_the_class_of_that_kind(part):
+    assert part in {field.name for field in dataclasses.fields(CreditConfig)}
+    for name, choice in KINDS[part].items():
+        assert choice(kind=name).kind == name
 
 
 def test_pydantic_reads_nested_dictionaries_into_the_very_same_objects():
@@ -87,16 +122,20 @@ def test_pydantic_reads_nested_dictionaries_into_the_very_same_objects():
         "outlier": {"kind": "forward_kl", "top_k": 8, "tail": True},
         "divergence": {"kind": "tv", "min_tokens": 2},
         "rule": {"kind": "hysteresis", "enter": 0.5, "leave": 0.25, "patience": 3, "evidence": False},
+        "filter": {"kind": "reward_aligned"},
         "guidance": {"kind": "prefix", "beta": 0.01, "turns": 6},
-        "estimator": "full",
+        "estimator": {"kind": "full"},
+        "normaliser": {"kind": "turn_mean", "share": 0.5},
     }
     assert read(written) == CreditConfig(
-        SoftGate(slack=INF),
-        ForwardKLOutliers(top_k=8, tail=True),
-        Divergence(min_tokens=2),
-        HysteresisRule(enter=0.5, leave=0.25, patience=3, evidence=False),
-        PrefixGuidance(beta=0.01, turns=6),
-        "full",
+        gate=SoftGate(slack=INF),
+        outlier=ForwardKLOutliers(top_k=8, tail=True),
+        divergence=Divergence(min_tokens=2),
+        rule=HysteresisRule(enter=0.5, leave=0.25, patience=3, evidence=False),
+        filter=RewardAlignedFilter(),
+        guidance=PrefixGuidance(beta=0.01, turns=6),
+        estimator=FullEstimator(),
+        normaliser=TurnMeanNormaliser(share=0.5),
     )
 
 
@@ -118,8 +157,11 @@ def test_every_preset_survives_being_written_out_and_read_back(name):
         {"rule": {"kind": "hysteresis", "enter": 0.1, "leave": 0.2}},
         {"divergence": {"kind": "tv", "min_tokens": 0}},
         {"outlier": {"kind": "forward_kl", "top_k": 0}},
-        {"outlier": {"kind": "clip"}, "estimator": "full"},
-        {"estimator": "both"},
+        {"outlier": {"kind": "forward_kl", "tail": True, "renormalise": True}},
+        {"outlier": {"kind": "clip"}, "estimator": {"kind": "full"}},
+        {"outlier": {"kind": "proximal"}, "estimator": {"kind": "top_k"}},
+        {"rule": {"kind": "stop", "enter": 2, "thresholds": "quantile"}},
+        {"estimator": {"kind": "both"}},
     ],
 )
 def test_pydantic_refuses_what_the_classes_refuse(written):
@@ -140,7 +182,7 @@ def test_presets_are_what_the_method_says():
     assert tropd == CreditConfig(
         gate=BernoulliGate(slack=0), outlier=ForwardKLOutliers(top_k=64), guidance=PrefixGuidance(beta=1e-3)
     )
-    assert trajectory == CreditConfig(rule=OccupancyRule(budget=4, form="hard", forget=1), estimator="full")
+    assert trajectory == CreditConfig(rule=OccupancyRule(budget=4, form="hard", forget=1), estimator=FullEstimator())
     assert all(p.summary.endswith(".") for p in PRESETS.values())
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trpd_agents.credit import BernoulliGate, OffGate, SoftGate, ThresholdGate
+from trpd_agents.credit import BernoulliGate, ClosedGate, OffGate, SoftGate, ThresholdGate
 from trpd_agents.credit.gate import acceptance, trust
 
 QUICK = settings(deadline=None, max_examples=30, derandomize=True)
@@ -61,6 +61,10 @@ def test_more_slack_never_trusts_less(gate, d, slacks):
 @pytest.mark.parametrize("gate", [OffGate(), *(g() for g in GATE_TYPES)])
 def test_what_the_teacher_likes_is_trusted(gate):
     assert (trusted(gate, torch.tensor([[0.0, 0.3, 40.0]])) == 1).all()
+
+
+def test_a_closed_gate_trusts_nothing():
+    assert (trusted(ClosedGate(), torch.tensor([[0.0, 0.3, 40.0, -3.0]])) == 0).all()
 
 
 def test_threshold_is_a_threshold():

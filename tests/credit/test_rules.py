@@ -5,40 +5,67 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trpd_agents.credit import HysteresisRule, NoRule, OccupancyRule
+from trpd_agents.credit import (
+    HysteresisRule,
+    LeakyRule,
+    NoRule,
+    OccupancyRule,
+    PositionRule,
+    RandomRule,
+    SodRule,
+    StopRule,
+    TdurRule,
+)
+from trpd_agents.credit.config import BernoulliGate
 from trpd_agents.credit.divergence import Turns
-from trpd_agents.credit.rules import turn_weights
+from trpd_agents.credit.gate import trust
+from trpd_agents.credit.rules import fixed, turn_weights
 from trpd_agents.credit.rules.occupancy import log_reach
 
 QUICK = settings(deadline=None, max_examples=30, derandomize=True)
 
 figures = st.lists(
-    st.tuples(st.floats(-5, 2), st.floats(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=12
-)  # log ratio, divergence, counts, ok
+    st.tuples(st.floats(-5, 2), st.floats(0, 1), st.booleans(), st.booleans(), st.booleans(), st.floats(0, 4)),
+    min_size=1,
+    max_size=12,
+)  # log ratio, divergence, counts, ok, repeat, surprisal
 
 
 def turns_of(rows):
-    log_ratio, divergence, counts, ok = (torch.tensor([column]) for column in zip(*rows, strict=True))
+    rows = [
+        (*row, False, 0.0)[:6] if len(row) < 6 else row for row in rows
+    ]  # short rows: no repeat, nothing surprising
+    log_ratio, divergence, counts, ok, repeat, surprisal = (
+        torch.tensor([column]) for column in zip(*rows, strict=True)
+    )
     divergence = torch.where(counts, divergence, 0)
-    return Turns(log_ratio.double(), divergence.float(), counts, ok)
+    return Turns(log_ratio.double(), divergence.float(), counts, ok, repeat, surprisal.double())
 
 
-def weights(rule, rows):
-    return turn_weights(rule, turns_of(rows))[0].tolist()
+def weights(rule, rows, **keys):
+    return turn_weights(rule, turns_of(rows), torch.tensor([7]), **keys)[0].tolist()
 
 
-RULES = [
+def diverging(*divergences):
+    return [(0.0, d, True, True) for d in divergences]
+
+
+EARLIER = [
     NoRule(),
     OccupancyRule(budget=1.0),
     OccupancyRule(budget=1.0, form="soft", forget=0.5),
     HysteresisRule(),
     HysteresisRule(enter=0.6, leave=0.4, patience=1, evidence=False, outside_weight=0.25),
-]
+    StopRule(outside_weight=0.1),
+    LeakyRule(),
+    PositionRule(),
+]  # they look at turns before this one only
+RULES = [*EARLIER, SodRule(), TdurRule(), RandomRule()]
 
 
 @QUICK
 @given(rows=figures, data=st.data())
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", [*EARLIER, RandomRule()], ids=str)
 def test_a_turn_weight_depends_on_earlier_turns_only(rule, rows, data):
     k = data.draw(st.integers(0, len(rows) - 1))
     changed = rows[:k] + data.draw(figures)
@@ -46,8 +73,16 @@ def test_a_turn_weight_depends_on_earlier_turns_only(rule, rows, data):
 
 
 @QUICK
+@given(rows=figures, data=st.data())
+def test_sod_looks_at_the_turn_itself_too_but_no_further(rows, data):
+    k = data.draw(st.integers(0, len(rows) - 1))
+    changed = rows[: k + 1] + data.draw(figures)
+    assert weights(SodRule(), rows)[: k + 1] == weights(SodRule(), changed)[: k + 1]
+
+
+@QUICK
 @given(rows=figures)
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", EARLIER, ids=str)
 def test_weights_lie_between_0_and_1_and_the_first_turn_has_1(rule, rows):
     w = weights(rule, rows)
     assert w[0] == 1 and all(0 <= x <= 1 for x in w)
@@ -89,17 +124,148 @@ def test_forgetting_lets_a_trajectory_back_in():
     assert weights(OccupancyRule(budget=4, forget=0.8), rows) == [1, 0, 0, 1, 1]
 
 
+# ---- stop, leaky, position -----------------------------------------------------------------------
+
+
+def test_stop_keeps_the_turn_that_diverges_and_nothing_after_it():
+    rows = diverging(0.1, 0.3, 0.31, 0.0, 0.0)
+    assert weights(StopRule(enter=0.3), rows) == [1, 1, 1, 0, 0]
+    assert weights(StopRule(enter=0.3, outside_weight=0.25), rows) == [1, 1, 1, 0.25, 0.25]
+    assert weights(StopRule(enter=math.inf), diverging(1e30, 0)) == [1, 1]
+    assert weights(StopRule(enter=0.3), [(0.0, 0.9, False, True), *diverging(0.0)]) == [1, 1]
+
+
+@QUICK
+@given(rows=figures, enter=st.floats(0, 1), leak=st.floats(0, 1), steepness=st.floats(0, 9))
+def test_leaky_is_the_definition(rows, enter, leak, steepness):
+    found = weights(LeakyRule(enter=enter, leak=leak, steepness=steepness), rows)
+    level = 0.0
+    for (_, divergence, counts, *_), weight in zip(rows, found, strict=True):
+        assert weight == pytest.approx(math.exp(-steepness * level), rel=1e-4, abs=1e-7)
+        level = leak * level + (max(divergence - enter, 0) if counts else 0)
+
+
+def test_what_leaked_away_is_forgiven():
+    rows = diverging(0.9, 0.0, 0.0, 0.0)
+    found = weights(LeakyRule(), rows)
+    assert found[0] == 1 and found[1] == pytest.approx(math.exp(-3)) and found[1] < found[2] < found[3] < 1
+    assert weights(LeakyRule(leak=0.0), rows)[2:] == [1, 1]
+    assert len(set(weights(LeakyRule(leak=1.0), rows)[1:])) == 1
+
+
+def test_position_decays_whatever_happens():
+    assert weights(PositionRule(decay=0.5), diverging(0.9, 0.0, 0.3, 0.1)) == [1, 0.5, 0.25, 0.125]
+
+
+# ---- sod -----------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(divergences=st.lists(st.floats(0, 5), min_size=1, max_size=8), eps=st.floats(1e-6, 1))
+def test_sod_is_the_product_of_adjacent_ratios(divergences, eps):
+    found = weights(SodRule(eps=eps, delta=0.2), diverging(*divergences))
+    product = 1.0
+    for k, weight in enumerate(found):
+        if k:
+            product *= (divergences[k - 1] + eps) / (divergences[k] + eps)
+        assert weight == pytest.approx(min(product, 1.2), rel=1e-4)
+
+
+def test_sod_lowers_what_diverges_more_than_the_first_turn_that_counts():
+    assert weights(SodRule(), diverging(0.4, 0.8, 0.1)) == pytest.approx([1, 0.5, 1.2], rel=1e-4)
+    skipped = (0.0, 0.9, False, True)
+    assert weights(SodRule(), [skipped, *diverging(0.4, 0.8), skipped]) == pytest.approx([1, 1, 0.5, 1], rel=1e-4)
+    assert weights(SodRule(), [skipped, skipped]) == [1, 1]
+    assert weights(SodRule(), diverging(-3.0, 0.0)) == [1, 1]  # a negative figure is read as none
+
+
+# ---- tdur ----------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(rows=figures)
+def test_tdur_lies_between_0_and_1_and_raises_the_extremes(rows):
+    found = weights(TdurRule(), rows)
+    assert all(0 <= w <= 1 for w in found)
+    counting = [(w, row[1], row[5]) for w, row in zip(found, rows, strict=True) if row[2]]
+    if counting:
+        divergences = [torch.tensor(d).item() for _, d, _ in counting]
+        if min(divergences) < max(divergences):
+            assert all(w == 1 for w, d, _ in counting if d == max(c[1] for c in counting))
+    assert all(w == 1 for w, row in zip(found, rows, strict=True) if not row[2])
+
+
+def test_tdur_example():
+    rows = [(0, 0.2, True, True, False, 1.0), (0, 0.6, True, True, False, 1.0), (0, 0.3, True, True, False, 3.0)]
+    assert weights(TdurRule(), rows) == pytest.approx([0, 1, 1])
+    rows[2] = (0, 0.3, True, True, False, 2.0)
+    rows.append((0, 0.4, True, True, False, 3.0))
+    assert weights(TdurRule(), rows) == pytest.approx([0, 1, 1 - 0.75 * 0.5, 1])
+    assert weights(TdurRule(), rows[:1]) == [0]  # nothing to compare with
+
+
+# ---- random --------------------------------------------------------------------------------------
+
+
+def test_the_random_mask_keeps_its_share_and_depends_on_names_only():
+    ids, turns = torch.arange(500), turns_of([(-1.0, 0.9, True, True)] * 20)
+    many = Turns(*(getattr(turns, f).expand(500, 20) for f in turns.__dataclass_fields__))
+    kept = turn_weights(RandomRule(share=0.3), many, ids)
+    assert set(kept.unique().tolist()) == {0.0, 1.0}
+    assert abs(kept.mean().item() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / kept.numel())
+    assert (kept <= turn_weights(RandomRule(share=0.6), many, ids)).all()
+    other = Turns(*(torch.zeros_like(getattr(many, f)) for f in turns.__dataclass_fields__))
+    assert torch.equal(kept, turn_weights(RandomRule(share=0.3), other, ids))
+    assert torch.equal(kept[3:4], turn_weights(RandomRule(share=0.3), turns, ids[3:4]))
+    for keys in ({"step": 1}, {"seed": 1}):
+        assert 0.3 < (kept != turn_weights(RandomRule(share=0.3), many, ids, **keys)).float().mean() < 0.55
+    drawn = trust(BernoulliGate(), torch.full((500, 20), math.log(0.3)), ids, torch.arange(20).expand(500, 20), 0, 0)
+    assert 0.3 < (kept != drawn).float().mean() < 0.55  # the token gate draws other numbers
+
+
+# ---- thresholds from the run ---------------------------------------------------------------------
+
+
+def test_quantiles_of_recent_turns_become_values():
+    recent = torch.linspace(0, 1, 101)
+    assert fixed(StopRule(enter=0.9, thresholds="quantile"), recent).enter == pytest.approx(0.9)
+    rule = fixed(HysteresisRule(enter=0.8, leave=0.4, thresholds="quantile", patience=3), recent * 10)
+    assert (rule.enter, rule.leave) == (pytest.approx(8), pytest.approx(4))
+    assert rule.thresholds == "value" and rule.patience == 3
+    latest = fixed(LeakyRule(enter=0.5, thresholds="quantile", window=11), recent)
+    assert latest.enter == pytest.approx(0.95)
+
+
+def test_without_recent_turns_nothing_is_outside():
+    for recent in (None, torch.zeros(0)):
+        for rule in (StopRule, LeakyRule, HysteresisRule):
+            ready = fixed(rule(enter=0.5, thresholds="quantile"), recent)
+            assert weights(ready, diverging(9.0, 9.0, 9.0)) == [1, 1, 1]
+
+
+def test_quantiles_of_a_signed_divergence_are_never_negative():
+    assert fixed(StopRule(enter=0.5, thresholds="quantile"), torch.tensor([-3.0, -2.0])).enter == 0
+
+
+def test_rules_with_values_or_without_thresholds_stay_as_they_are():
+    for rule in RULES:
+        assert fixed(rule, torch.tensor([0.7])) is rule
+
+
+# ---- hysteresis ----------------------------------------------------------------------------------
+
+
 def hysteresis_by_hand(rule, rows):
     """The rule as prose: look back over the row of agreeing turns at every turn outside."""
     inside, w, since = True, [], 0
-    for k, (_, divergence, counts, _) in enumerate(rows):
+    for k, (_, divergence, counts, *_) in enumerate(rows):
         w.append(1.0 if inside else rule.outside_weight)
         if inside and counts and divergence > rule.enter:
             inside, since = False, k + 1
         elif not inside:
             row = 0
-            for _, earlier, counted, worked in rows[since : k + 1]:
-                if rule.evidence and not worked:
+            for _, earlier, counted, worked, again, _ in rows[since : k + 1]:
+                if rule.evidence and (again or not worked):
                     row = 0
                 elif counted:
                     row = row + 1 if earlier <= rule.leave else 0
@@ -117,7 +283,14 @@ hysteresis_rules = st.builds(
     outside_weight=st.sampled_from([0.0, 0.25]),
 )
 coarse = st.lists(
-    st.tuples(st.just(0.0), figure, st.sampled_from([True, True, False]), st.booleans()),
+    st.tuples(
+        st.just(0.0),
+        figure,
+        st.sampled_from([True, True, False]),
+        st.booleans(),
+        st.sampled_from([False, False, True]),
+        st.just(0.0),
+    ),
     min_size=1,
     max_size=12,
 )
@@ -134,9 +307,9 @@ def test_hysteresis_is_its_prose(rule, rows):
 def test_hysteresis_returns_only_on_agreement_with_evidence_and_never_chatters(rule, rows):
     w = weights(rule, rows)
     for k in range(1, len(rows)):
-        _, divergence, counts, ok = rows[k - 1]
+        _, divergence, counts, ok, repeat, _ = rows[k - 1]
         if w[k - 1] < w[k]:  # back inside
-            assert counts and divergence <= rule.leave and (ok or not rule.evidence)
+            assert counts and divergence <= rule.leave and ((ok and not repeat) or not rule.evidence)
             assert k - 1 >= rule.patience  # one turn that left, then at least `patience` that agreed
         if w[k - 1] > w[k]:  # left
             assert counts and divergence > rule.enter
@@ -161,11 +334,14 @@ def test_hysteresis_example():
     assert weights(rule, [diverge, agree, rejected, agree, agree]) == [1, 0, 0, 0, 0]
     assert weights(rule, [diverge, agree, middle, agree, agree]) == [1, 0, 0, 0, 0]
     assert weights(rule, [middle, middle, middle]) == [1, 1, 1]
+    again = (0.0, 0.05, True, True, True, 0.0)
+    assert weights(rule, [diverge, agree, again, agree, agree, agree]) == [1, 0, 0, 0, 0, 1]
     no_evidence = HysteresisRule(enter=0.3, leave=0.1, patience=2, evidence=False)
     assert weights(no_evidence, [diverge, failed, failed, failed]) == [1, 0, 0, 1]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_no_turns_at_all(rule):
-    empty = Turns(torch.zeros(2, 0).double(), torch.zeros(2, 0), *(torch.zeros(2, 0, dtype=torch.bool),) * 2)
-    assert turn_weights(rule, empty).shape == (2, 0)
+    flags = (torch.zeros(2, 0, dtype=torch.bool),) * 3
+    empty = Turns(torch.zeros(2, 0).double(), torch.zeros(2, 0), *flags, torch.zeros(2, 0).double())
+    assert turn_weights(rule, empty, torch.arange(2)).shape == (2, 0)

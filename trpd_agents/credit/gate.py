@@ -1,7 +1,7 @@
 """The token gate: how much of each token's reverse KL is trusted.
 
-Invariant: the result lies in [0, 1], is 1 where the teacher likes the token at least as much as the student does, and
-under the same random numbers never falls when the slack grows.
+Invariant: the result lies in [0, 1], is 1 where the teacher likes the token at least as much as the student does
+(unless the gate is closed), and under the same random numbers never falls when the slack grows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import assert_never
 import torch
 
 from trpd_agents.counter_rng import uniform
-from trpd_agents.credit.config import BernoulliGate, Gate, OffGate, SoftGate, ThresholdGate
+from trpd_agents.credit.config import BernoulliGate, ClosedGate, Gate, OffGate, SoftGate, ThresholdGate
 
 
 def acceptance(d: torch.Tensor, slack: float = 0.0) -> torch.Tensor:
@@ -31,6 +31,8 @@ def trust(
     match gate:
         case OffGate():
             return torch.ones_like(d)
+        case ClosedGate():
+            return torch.zeros_like(d)
         case BernoulliGate(slack=slack):
             return (uniform(seed, step, trajectory_id[:, None], ordinal) < acceptance(d, slack)).to(d.dtype)
         case SoftGate(slack=slack):

@@ -2,11 +2,11 @@
 
 Agreement on a bad history may be false: a lost student can write what a teacher would write there. So returning asks
 for more than leaving: a lower threshold, several turns, and (with `evidence`) an environment that accepted those
-actions.
+actions and was not merely asked the same again.
 
 Invariant: the weight of turn k depends on turns j < k only, so the first divergent turn keeps full weight; a return
-never happens on a turn the environment rejected when evidence is asked for; a divergence between `leave` and `enter`
-never leads back inside, nor outside.
+never happens on a turn that the environment rejected or that repeats the one before, when evidence is asked for; a
+divergence between `leave` and `enter` never leads back inside, nor outside.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from trpd_agents.credit.divergence import Turns
 def hysteresis(rule: HysteresisRule, turns: Turns) -> torch.Tensor:
     """Turn weights float32 `[B, K]`: 1 inside, `outside_weight` outside.
 
-    A turn that does not count neither agrees nor diverges; when the environment rejected it, it still breaks the row.
+    A turn that does not count neither agrees nor diverges; without evidence from the environment, where that is asked
+    for, it still breaks the row.
     """
     B, K = turns.counts.shape
     device = turns.counts.device
@@ -30,7 +31,7 @@ def hysteresis(rule: HysteresisRule, turns: Turns) -> torch.Tensor:
     for k in range(K):
         weight[:, k] = torch.where(outside, rule.outside_weight, 1.0)
         counts = turns.counts[:, k]
-        believed = turns.ok[:, k] if rule.evidence else torch.ones_like(counts)
+        believed = turns.ok[:, k] & ~turns.repeat[:, k] if rule.evidence else torch.ones_like(counts)
         agrees = counts & (turns.divergence[:, k] <= rule.leave) & believed
         breaks = (counts & ~agrees) | ~believed
         row = torch.where(outside & ~breaks, row + agrees, 0)
