@@ -69,24 +69,25 @@ def learner_step(world: World, payload: dict[str, Any]) -> dict[str, Any]:
     # Imported here: the other functions start seconds sooner without transformers.
     from trpd_agents.config import LearnerConfig
     from trpd_agents.credit import CreditConfig, assign_credit
+    from trpd_agents.credit.config import FullEstimator, TurnMeanNormaliser
     from trpd_agents.learner import Learner
     from trpd_agents.models import load_model
     from trpd_agents.teacher import LocalTeacher
 
     torch.set_num_threads(1)
     student, taught = load_model(payload["student"]), load_model(payload["teacher"])
-    method = CreditConfig(estimator="full")
+    method = CreditConfig(estimator=FullEstimator(), normaliser=TurnMeanNormaliser(share=0.5))
     teacher = LocalTeacher(taught, keep_hidden=True)
     batch = world.shard(trajectories())
     for trajectory, scores in zip(batch, teacher.score(batch), strict=True):
         trajectory.scores = scores
     settings = LearnerConfig(lr=1e-3, grad_clip=1e9, minibatches=payload.get("minibatches", 1))
-    learner = Learner(student, settings, 10, world)
+    learner = Learner(student, settings, world)
     gradients: list[torch.Tensor] = []
     learner.optimizer.step = lambda *args, **kwargs: gradients.extend(  # type: ignore[method-assign]
         p.grad.clone().reshape(-1) for p in learner.parameters if p.grad is not None
     )
-    figures = learner.update(batch, assign_credit(pad_scored(batch), method), method, teacher)
+    figures = learner.update(batch, assign_credit(pad_scored(batch), method), method, teacher, progress=0.0)
     return {"figures": figures, "gradient": torch.cat(gradients).tolist()}
 
 

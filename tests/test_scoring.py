@@ -30,7 +30,7 @@ def test_scores_are_those_of_a_naive_log_softmax(make_lm, reference_logprobs):
         own = logp.gather(1, torch.from_numpy(tokens[positions]).long()[:, None])[:, 0].numpy()
         assert found.positions.tolist() == positions.tolist()
         assert found.lt == pytest.approx(own, abs=1e-5)
-        assert found.top_ids is None and found.top_lt is None and found.hidden is None
+        assert found.top_ids is None and found.top_lt is None and found.hidden is None and found.entropy is None
 
 
 def test_a_score_is_of_the_token_at_its_position_given_those_before(make_lm):
@@ -60,17 +60,18 @@ def test_the_token_budget_does_not_matter(make_lm, token_budget):
 def test_a_long_list_of_positions_is_taken_in_chunks(make_lm, monkeypatch):
     lm = make_lm(0)
     positions = [np.arange(1, len(s)) for s in SEQUENCES]
-    whole = score_tokens(lm, SEQUENCES, positions, top_k=3)
+    whole = score_tokens(lm, SEQUENCES, positions, top_k=3, entropy=True)
     widths = []
     monkeypatch.setattr(scoring, "position_chunk", lambda vocab_size: 3)
     handle = lm.model.lm_head.register_forward_hook(lambda module, args, out: widths.append(out.shape[0]))
-    chunked = score_tokens(lm, SEQUENCES, positions, top_k=3)
+    chunked = score_tokens(lm, SEQUENCES, positions, top_k=3, entropy=True)
     handle.remove()
     assert max(widths) == 3
     for a, b in zip(whole, chunked, strict=True):
         assert a.lt == pytest.approx(b.lt, abs=1e-5)
         assert np.array_equal(a.top_ids, b.top_ids)
         assert a.top_lt == pytest.approx(b.top_lt, abs=1e-5)
+        assert a.entropy == pytest.approx(b.entropy, abs=1e-5)
 
 
 def test_top_tokens_are_the_most_likely(make_lm, reference_logprobs):
@@ -84,8 +85,26 @@ def test_top_tokens_are_the_most_likely(make_lm, reference_logprobs):
         assert found.top_lt == pytest.approx(values.numpy(), abs=1e-5)
 
 
+def test_entropies_are_those_of_the_whole_distributions(make_lm, reference_logprobs):
+    lm = make_lm(0)
+    found = score_tokens(lm, SEQUENCES, POSITIONS, entropy=True)
+    for scores, logp in zip(found, wanted(reference_logprobs, lm), strict=True):
+        assert scores.entropy.dtype == np.float32 and scores.entropy.shape == scores.lt.shape
+        assert scores.entropy == pytest.approx(-(logp.exp() * logp).sum(-1).numpy(), abs=1e-4)
+        assert scores.top_ids is None
+
+
+def test_tokens_a_model_rules_out_have_no_part_in_the_entropy(make_lm, monkeypatch):
+    lm = make_lm(0)
+    monkeypatch.setattr(
+        type(lm), "logits", lambda self, hidden: torch.tensor([0.0, 0.0, -torch.inf]).expand(len(hidden), 3)
+    )
+    (scores,) = score_tokens(lm, [np.array([1, 1, 0])], [np.array([1, 2])], entropy=True)
+    assert scores.entropy == pytest.approx([np.log(2)] * 2)
+
+
 def test_kept_hidden_states_give_the_whole_distribution(make_lm, reference_logprobs):
-    teacher = LocalTeacher(make_lm(0), keep_hidden=True)
+    teacher = LocalTeacher(make_lm(0), keep_hidden=True, entropy=True)
     trajectories = [
         Trajectory(
             id=i,
@@ -106,13 +125,14 @@ def test_kept_hidden_states_give_the_whole_distribution(make_lm, reference_logpr
         distribution = teacher.log_distribution(scores.hidden)
         reference = reference_logprobs(teacher.lm, trajectory.tokens)[1:]
         assert torch.allclose(distribution, reference, atol=1e-5)
+        assert scores.entropy == pytest.approx(-(distribution.exp() * distribution).sum(-1).numpy(), abs=1e-4)
         own = distribution.gather(1, torch.from_numpy(trajectory.tokens[1:]).long()[:, None])[:, 0]
         assert scores.lt == pytest.approx(own.numpy(), abs=1e-5)
 
 
 def test_nothing_to_score(make_lm):
     none = np.zeros(0, dtype=np.int64)
-    scores = score_tokens(make_lm(0), [SEQUENCES[0], SEQUENCES[1]], [none, POSITIONS[1]], top_k=2)
+    scores = score_tokens(make_lm(0), [SEQUENCES[0], SEQUENCES[1]], [none, POSITIONS[1]], top_k=2, entropy=True)
     assert len(scores[0].positions) == len(scores[0].lt) == 0
     assert len(scores[1].lt) == 1
     assert score_tokens(make_lm(0), [], []) == []

@@ -64,6 +64,8 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
         lt = np.array(draw(st.lists(FLOATS, min_size=n, max_size=n)), dtype=np.float32)
         top = None if k == 0 or n == 0 else np.arange(n * k, dtype=np.int32).reshape(n, k)
         trajectory.scores = Scores(positions, lt, top, None if top is None else -top.astype(np.float32) / 7)
+        if draw(st.booleans()):
+            trajectory.scores.entropy = np.array(draw(st.lists(FLOATS, min_size=n, max_size=n)), dtype=np.float32)
     return trajectory
 
 
@@ -84,11 +86,11 @@ def check_same(found: Trajectory, wanted: Trajectory) -> None:
     assert found.error == (wanted.error and {**wanted.error, "message": clean(wanted.error["message"])})
     assert (found.scores is None) == (wanted.scores is None)
     if found.scores is not None and wanted.scores is not None:
-        for name in ("positions", "lt", "top_ids", "top_lt"):
+        for name in ("positions", "lt", "top_ids", "top_lt", "entropy"):
             a, b = getattr(found.scores, name), getattr(wanted.scores, name)
             assert (a is None) == (b is None)
             if a is not None:
-                assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=name in ("lt", "top_lt"))
+                assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=name in ("lt", "top_lt", "entropy"))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -128,6 +130,19 @@ def test_any_parquet_reader_reads_it(tmp_path):
     assert row["success"] is True
     assert row["error_kind"] is None
     assert row["scores"]["lt"] == [-1.0, -2.0]
+
+
+def test_a_file_from_before_there_were_entropies_is_read(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_trajectories(path, [example()])
+    table = pq.read_table(path)
+    scores = table["scores"].combine_chunks()
+    fields = [field for field in scores.type if field.name != "entropy"]
+    older = pa.StructArray.from_arrays([scores.field(field.name) for field in fields], fields=fields)
+    place = table.schema.get_field_index("scores")
+    pq.write_table(table.set_column(place, "scores", older), path)
+    (found,) = read_trajectories(path)
+    check_same(found, example())
 
 
 def test_a_successful_rewrite_replaces_the_file(tmp_path):

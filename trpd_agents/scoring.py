@@ -33,6 +33,7 @@ def score_tokens(
     positions: Sequence[np.ndarray],
     *,
     top_k: int = 0,
+    entropy: bool = False,
     keep_hidden: bool = False,
     token_budget: int = 4096,
 ) -> list[Scores]:
@@ -42,6 +43,7 @@ def score_tokens(
         sequences: token ids, int `[T_i]` each.
         positions: int `[n_i]` each, every one >= 1 (the first token has no prefix to be predicted from).
         top_k: how many of the most likely tokens to return per position; 0 for none.
+        entropy: whether to return the entropy of the whole distribution per position, in nats.
         keep_hidden: keep the hidden states `[n_i, H]` that predict the scored tokens.
         token_budget: tokens in one forward pass, padding included.
     """
@@ -57,15 +59,15 @@ def score_tokens(
         at = torch.from_numpy(np.concatenate([positions[i] for i in group])).to(lm.device)
         tokens = np.concatenate([np.asarray(sequences[i], dtype=np.int64)[positions[i]] for i in group])
         predictors = hidden[rows, at - 1]
-        lt, top_ids, top_lt = _log_probabilities(lm, predictors, torch.from_numpy(tokens).to(lm.device), top_k, chunk)
+        found = _read_off(
+            lm, predictors, torch.from_numpy(tokens).to(lm.device), top_k=top_k, entropy=entropy, chunk=chunk
+        )
         start = 0
         for i in group:
             span = slice(start, start + len(positions[i]))
             results[i] = Scores(
                 positions=np.asarray(positions[i], dtype=np.int64),
-                lt=lt[span],
-                top_ids=None if top_ids is None else top_ids[span],
-                top_lt=None if top_lt is None else top_lt[span],
+                **{name: values[span] for name, values in found.items()},
                 hidden=predictors[span].clone() if keep_hidden else None,
             )
             start = span.stop
@@ -73,20 +75,18 @@ def score_tokens(
     return [r or Scores(np.zeros(0, dtype=np.int64), empty) for r in results]
 
 
-def _log_probabilities(
-    lm: LanguageModel, predictors: torch.Tensor, tokens: torch.Tensor, top_k: int, chunk: int
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    lt: list[torch.Tensor] = []
-    top_ids: list[torch.Tensor] = []
-    top_lt: list[torch.Tensor] = []
+def _read_off(
+    lm: LanguageModel, predictors: torch.Tensor, tokens: torch.Tensor, *, top_k: int, entropy: bool, chunk: int
+) -> dict[str, np.ndarray]:
+    """The wanted fields of `Scores` for n positions, `[n]` or `[n, k]`, from distributions of a chunk at a time."""
+    parts: dict[str, list[torch.Tensor]] = {"lt": []}
     for hidden, token in zip(predictors.split(chunk), tokens.split(chunk), strict=True):
         logp = lm.logits(hidden).float().log_softmax(-1)
-        lt.append(logp.gather(-1, token[:, None])[:, 0])
+        parts["lt"].append(logp.gather(-1, token[:, None])[:, 0])
         if top_k:
             values, ids = logp.topk(top_k, dim=-1)
-            top_lt.append(values)
-            top_ids.append(ids)
-    joined = torch.cat(lt).cpu().numpy()
-    if not top_k:
-        return joined, None, None
-    return joined, torch.cat(top_ids).cpu().numpy().astype(np.int32), torch.cat(top_lt).cpu().numpy()
+            parts.setdefault("top_lt", []).append(values)
+            parts.setdefault("top_ids", []).append(ids.int())
+        if entropy:
+            parts.setdefault("entropy", []).append(torch.special.entr(logp.exp_()).sum(-1))
+    return {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}

@@ -41,6 +41,7 @@ _SCORES = pa.struct(
         ("lt", pa.list_(pa.float32())),
         ("top_ids", pa.list_(pa.list_(pa.int32()))),
         ("top_lt", pa.list_(pa.list_(pa.float32()))),
+        ("entropy", pa.list_(pa.float32())),
     ]
 )
 SCHEMA = pa.schema(
@@ -131,6 +132,7 @@ def _row(t: Trajectory) -> dict[str, Any]:
             "lt": t.scores.lt,
             "top_ids": None if t.scores.top_ids is None else t.scores.top_ids.tolist(),
             "top_lt": None if t.scores.top_lt is None else t.scores.top_lt.tolist(),
+            "entropy": t.scores.entropy,
         },
     }
 
@@ -156,8 +158,11 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
         scores = Scores(
             positions=np.array(stored["positions"], dtype=np.int64),
             lt=np.array(stored["lt"], dtype=np.float32),
-            top_ids=None if stored["top_ids"] is None else np.array(stored["top_ids"], dtype=np.int32),
-            top_lt=None if stored["top_lt"] is None else np.array(stored["top_lt"], dtype=np.float32),
+            # without any position the number of top tokens is not on disk, and nothing depends on it
+            top_ids=None if not stored["top_ids"] else np.array(stored["top_ids"], dtype=np.int32),
+            top_lt=None if not stored["top_lt"] else np.array(stored["top_lt"], dtype=np.float32),
+            # a file from before there were entropies does not have the column
+            entropy=None if stored.get("entropy") is None else np.array(stored["entropy"], dtype=np.float32),
         )
     error = None if row["error_kind"] is None else {"kind": row["error_kind"], "message": row["error_message"]}
     return Trajectory(

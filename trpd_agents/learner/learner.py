@@ -18,10 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 from trpd_agents.batching import micro_batches, position_chunk
 from trpd_agents.config import LearnerConfig
-from trpd_agents.credit.assign import Credit
-from trpd_agents.credit.config import CreditConfig
+from trpd_agents.credit import Credit, CreditConfig
 from trpd_agents.distributed import World
 from trpd_agents.errors import RunError
+from trpd_agents.learner.columns import gather_columns
+from trpd_agents.learner.normalisers import Normalisers
+from trpd_agents.learner.schedule import schedule_factor
 from trpd_agents.learner.streams import stream_losses
 from trpd_agents.models import LanguageModel
 from trpd_agents.scoring import pad_ids
@@ -33,11 +35,10 @@ class Learner:
     """AdamW on `lm`, updated in place.
 
     Args:
-        total_steps: optimiser steps in the whole run, for the schedule.
         world: this process's place among the data-parallel ranks; gradients are summed over them.
     """
 
-    def __init__(self, lm: LanguageModel, config: LearnerConfig, total_steps: int, world: World | None = None):
+    def __init__(self, lm: LanguageModel, config: LearnerConfig, world: World | None = None):
         self.lm = lm
         self.config = config
         self.world = world or World()
@@ -46,32 +47,36 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: schedule_factor(config, step, total_steps)
-        )
         self.autocast = pick_autocast(config.dtype, lm.device)
         self.steps = 0
 
     def update(
-        self, trajectories: Sequence[Trajectory], credit: Credit, method: CreditConfig, teacher: Teacher | None = None
+        self,
+        trajectories: Sequence[Trajectory],
+        credit: Credit,
+        method: CreditConfig,
+        teacher: Teacher | None = None,
+        *,
+        progress: float,
     ) -> dict[str, float]:
         """Learn from a batch: `epochs_per_batch` passes, each in `minibatches` optimiser steps.
 
-        A mini-batch is normalised by its own action tokens on all ranks.
+        A mini-batch is normalised by its own tokens and turns on all ranks.
 
         Args:
             trajectories: this rank's share of the global batch.
             credit: their weights, row b for trajectory b.
-            method: read for `estimator` and the forward KL's `tail` only.
-            teacher: supplies whole distributions for the exact estimator.
+            method: read for `estimator` and `forward_kl` only.
+            teacher: supplies whole distributions for the exact estimators.
+            progress: share of the whole run that was done before this batch, 0 to 1, for the learning rate's decay.
 
         Returns:
-            Figures of the global batch, means over the optimiser steps: `loss`, `grad_norm`, `lr`, and per weighted
-            token, in nats, `reverse_kl`, `forward_kl` and `imitation_nll`; and `updated_tokens`, a sum.
+            Figures of the global batch, means over the optimiser steps: `loss`, `grad_norm`, `lr`, and per unit of
+            weight, in nats, `reverse_kl`, `forward_kl` and `imitation_nll`; and `updated_tokens`, a sum.
         """
         parts = self._minibatches(trajectories) * self.config.epochs_per_batch
         done = [
-            self._step(trajectories, credit, method, teacher, chosen, first=number == 0)
+            self._step(trajectories, credit, method, teacher, chosen, first=number == 0, progress=progress)
             for number, chosen in enumerate(parts)
         ]
         figures = {name: sum(step[name] for step in done) / len(done) for name in done[0]}
@@ -102,12 +107,13 @@ class Learner:
         chosen: Sequence[int],
         *,
         first: bool,
+        progress: float,
     ) -> dict[str, float]:
         """One optimiser step on the trajectories at the indices `chosen`."""
-        normaliser, guided_normaliser = self.world.sum(
-            float(sum(trajectories[b].authored("student").sum() for b in chosen)),
-            float(sum(trajectories[b].authored("teacher").sum() for b in chosen)),
-        )
+        lr = self.config.lr * schedule_factor(self.config, self.steps, progress)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
+        normalisers = Normalisers.of(self.world, trajectories, credit, chosen)
         sums: dict[str, float] = {"updated_tokens": 0.0}
         active = (credit.policy_weight != 0) | (credit.forward_kl_weight != 0) | (credit.imitation_weight != 0)
         positions = [row.nonzero()[:, 0] for row in active.cpu()]
@@ -118,17 +124,14 @@ class Learner:
             ids = pad_ids([trajectories[b].tokens[: needed[b]] for b in group], self.lm.device)
             with torch.autocast(self.lm.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext():
                 hidden = self.lm.hidden(ids)
-            rows = torch.repeat_interleave(torch.arange(len(group)), torch.tensor([len(positions[b]) for b in group]))
-            at = torch.cat([positions[b] for b in group])
-            batch_rows = torch.tensor(group)[rows]
-            columns = self._columns(trajectories, group, positions, credit, batch_rows, at, method)
+            row, at, columns = gather_columns(trajectories, credit, method, normalisers, group, positions)
             loss, totals = self._losses(
-                hidden[rows.to(hidden.device), at.to(hidden.device) - 1],
-                columns,
+                hidden[row.to(hidden.device), at.to(hidden.device) - 1],
+                {name: value.to(self.lm.device) for name, value in columns.items()},
                 method,
                 teacher,
-                normaliser=normaliser,
-                guided_normaliser=guided_normaliser,
+                normaliser=normalisers.tokens,
+                guided_normaliser=normalisers.guided_tokens,
                 # The first step on fresh data is exactly on-policy; after it the ratio corrects for the policy's move.
                 clip_ratio=None if first else self.config.clip_ratio,
             )
@@ -142,7 +145,6 @@ class Learner:
         names += ["imitated", "imitation_nll"]
         totals = dict(zip(names, self.world.sum(*(sums.get(n, 0.0) for n in names)), strict=True))
         weighted = totals["policy_weight"] + totals["forward_kl_weight"] + totals["imitated"]
-        lr = float(self.schedule.get_last_lr()[0])
         grad_norm = 0.0
         if weighted > 0:  # with nothing to learn from, Adam's momentum must not move the student either
             grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip))
@@ -150,7 +152,6 @@ class Learner:
                 raise RunError(f"the gradient's norm is {grad_norm} at optimiser step {self.steps}")
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
         self.steps += 1
         return {
             "loss": totals["loss"],
@@ -162,42 +163,6 @@ class Learner:
             "imitation_nll": totals["imitation_nll"] / max(totals["imitated"], 1.0),
         }
 
-    def _columns(
-        self,
-        trajectories: Sequence[Trajectory],
-        group: Sequence[int],
-        positions: Sequence[torch.Tensor],
-        credit: Credit,
-        rows: torch.Tensor,
-        at: torch.Tensor,
-        method: CreditConfig,
-    ) -> dict[str, torch.Tensor]:
-        """What the loss needs at each of the n weighted positions of a micro-batch, by name."""
-        device = self.lm.device
-        tokens = torch.cat([torch.from_numpy(trajectories[b].tokens)[positions[b]] for b in group]).long()
-        ls = torch.cat([torch.from_numpy(trajectories[b].logprobs)[positions[b]] for b in group])
-        columns = {
-            "token": tokens,
-            "ls_old": ls,
-            "policy_weight": credit.policy_weight[rows, at],
-            "score": credit.score[rows, at],
-            "forward_kl_weight": credit.forward_kl_weight[rows, at],
-            "imitation_weight": credit.imitation_weight[rows, at],
-        }
-        forward = bool((columns["forward_kl_weight"] != 0).any())
-        taught: dict[str, list[torch.Tensor]] = {}
-        for b in group if forward or method.exact else []:
-            scores = trajectories[b].scores
-            assert scores is not None  # a trajectory without scores has no weights, so no positions
-            index = torch.searchsorted(torch.from_numpy(scores.positions), positions[b])
-            if forward and scores.top_ids is not None and scores.top_lt is not None:
-                taught.setdefault("top_ids", []).append(torch.from_numpy(scores.top_ids).long()[index])
-                taught.setdefault("top_lt", []).append(torch.from_numpy(scores.top_lt)[index])
-            if method.exact and scores.hidden is not None:
-                taught.setdefault("hidden", []).append(scores.hidden[index.to(scores.hidden.device)])
-        columns.update({name: torch.cat(values) for name, values in taught.items()})
-        return {name: value.to(device) for name, value in columns.items()}
-
     def _losses(
         self,
         hidden: torch.Tensor,
@@ -208,7 +173,6 @@ class Learner:
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Sum of the losses over chunks of positions. With several chunks their logits are recomputed, not kept."""
         chunk = position_chunk(self.lm.vocab_size)
-        tail = bool(getattr(method.outlier, "tail", False))
 
         def one(part: torch.Tensor, named: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             taught = named.get("hidden")
@@ -219,9 +183,9 @@ class Learner:
             return stream_losses(
                 self.lm.logits(part),
                 **arguments,
-                estimator=method.estimator.kind,
+                estimator=method.estimator,
+                forward=method.forward_kl,
                 teacher_logprobs=distribution,
-                tail=tail,
                 **settings,
             )
 
@@ -240,11 +204,10 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that decides the next step."""
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "steps": self.steps}
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.steps = int(state["steps"])
 
 
@@ -254,16 +217,6 @@ def _fitted(logprobs: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return (
         torch.nn.functional.pad(logprobs, (0, missing), value=-torch.inf) if missing > 0 else logprobs[:, :vocab_size]
     )
-
-
-def schedule_factor(config: LearnerConfig, step: int, total_steps: int) -> float:
-    """What the learning rate is multiplied by at `step`: linear warm-up, then constant or to 0 at `total_steps`."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return 1.0
-    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
-    return 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
 
 
 def pick_autocast(dtype: str, device: torch.device) -> bool:

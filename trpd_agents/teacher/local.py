@@ -18,14 +18,24 @@ class LocalTeacher:
 
     Args:
         top_k: how many of the teacher's most likely tokens to return per position (for forward KL); 0 for none.
+        entropy: whether to return the entropy of its whole distribution per position.
         keep_hidden: keep hidden states, from which `log_distribution` gives the whole distribution (for exact reverse
             KL).
         token_budget: tokens in one forward pass, padding included.
     """
 
-    def __init__(self, lm: LanguageModel, *, top_k: int = 0, keep_hidden: bool = False, token_budget: int = 4096):
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        top_k: int = 0,
+        entropy: bool = False,
+        keep_hidden: bool = False,
+        token_budget: int = 4096,
+    ):
         self.lm = lm
         self.top_k = top_k
+        self.entropy = entropy
         self.keep_hidden = keep_hidden
         self.token_budget = token_budget
         self.engine: Engine = TransformersEngine(lm)
@@ -36,6 +46,7 @@ class LocalTeacher:
             [t.tokens for t in trajectories],
             [t.action_positions() for t in trajectories],
             top_k=self.top_k,
+            entropy=self.entropy,
             keep_hidden=self.keep_hidden,
             token_budget=self.token_budget,
         )
