@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,20 @@ import pytest
 import torch
 
 from trpd_agents.config import ImitationConfig, LearnerConfig, ModelConfig
+from trpd_agents.credit import assign_credit
 from trpd_agents.errors import UserError
-from trpd_agents.imitation import DEMONSTRATION_SEEDS, cache_directory, gather_demonstrations, imitate, prepare_model
+from trpd_agents.imitation import (
+    DEMONSTRATION_SEEDS,
+    IMITATION,
+    cache_directory,
+    gather_demonstrations,
+    imitate,
+    prepare_model,
+)
 from trpd_agents.rollout.dialogues import Dialogues
+from trpd_agents.teacher import optimal_at_turns
 from trpd_agents.textenv import EnvSpec
+from trpd_agents.trajectory import Trajectory, pad_scored
 
 GUESS = EnvSpec("GuessNumber-v0", {"high": 3})
 LEARNER = LearnerConfig(lr=1.0)  # its step size is not imitation's
@@ -87,6 +98,79 @@ def test_an_environment_without_an_expert_is_an_error(tokenizer, tmp_path):
         gather_demonstrations(EnvSpec(f"{tmp_path / 'silent.py'}:Scripted"), Dialogues(tokenizer), TINY, max_turns=9)
 
 
+# Demonstrations with mistakes
+
+ROBUST = ImitationConfig(demonstrations=120, updates=1, batch=120, lr=1e-3, mistakes=0.25)
+LAKE = EnvSpec("GridLake-v0", {"size": 4, "holes": 3})
+
+
+@pytest.fixture(scope="module")
+def with_mistakes(tokenizer) -> list[Trajectory]:
+    return gather_demonstrations(LAKE, Dialogues(tokenizer), ROBUST, max_turns=16)
+
+
+def test_mistakes_are_made_at_the_given_rate_in_the_students_name(tokenizer):
+    reparable = EnvSpec("GuessNumber-v0", {"high": 500, "max_turns": 60})  # every episode succeeds, so all are kept
+    turns = [t for e in gather_demonstrations(reparable, Dialogues(tokenizer), ROBUST, max_turns=60) for t in e.turns]
+    share = np.mean([turn.author == "student" for turn in turns])
+    assert share == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / len(turns))) and len(turns) > 900
+
+
+def test_the_expert_shows_how_to_go_on_after_a_mistake(with_mistakes):
+    """Replayed, every turn of the teacher's is optimal, and turns of the student's may be anything legal."""
+    wrong = recovered = failed = 0
+    for trajectory in with_mistakes:
+        options = optimal_at_turns(trajectory)
+        authors = [turn.author for turn in trajectory.turns]
+        for one, turn in zip(options, trajectory.turns, strict=True):
+            assert turn.text in (one.optimal if turn.author == "teacher" else one.legal) and turn.ok
+            wrong += turn.text not in one.optimal
+        after = "teacher" in authors[authors.index("student") :] if "student" in authors else False
+        assert trajectory.success or after
+        recovered += bool(trajectory.success) and after
+        failed += not trajectory.success
+        # where the task is lost the episode ends: nothing of a lost state is shown
+        assert all(one.optimal for one in options)
+    assert wrong > 20 and recovered > 20 and failed > 3
+
+
+def test_mistakes_carry_no_loss_and_the_turns_around_them_do(with_mistakes, make_lm, reference_logprobs):
+    scored = pad_scored(with_mistakes)
+    scored = dataclasses.replace(scored, teacher_available=torch.ones_like(scored.teacher_available))
+    credit = assign_credit(scored, IMITATION)
+    assert (
+        scored.action.any() and bool((credit.policy_weight == 0).all()) and bool((credit.forward_kl_weight == 0).all())
+    )
+    assert torch.equal(credit.imitation_weight > 0, scored.guided)
+    lm = make_lm(0)
+    wanted = []
+    for t in with_mistakes:
+        at = np.flatnonzero(t.authored("teacher"))
+        wanted.append(-reference_logprobs(lm, t.tokens)[at, torch.from_numpy(t.tokens[at]).long()])
+    figures: list[dict[str, float]] = []
+    imitate(lm, with_mistakes, ROBUST, learner=LEARNER, progress=lambda _, __, f: figures.append(f))
+    assert figures[0]["loss"] == pytest.approx(float(torch.cat(wanted).mean()), rel=1e-4)
+
+
+def test_which_mistakes_are_made_depends_on_the_episode_alone(with_mistakes, tokenizer):
+    def texts(episodes: list[Trajectory]) -> dict[int, list[str]]:
+        return {t.seed: [turn.text for turn in t.turns] for t in episodes}
+
+    fewer = ROBUST.model_copy(update={"demonstrations": 40})
+    again = texts(gather_demonstrations(LAKE, Dialogues(tokenizer), fewer, max_turns=16))
+    everything = texts(with_mistakes)
+    assert len(again) > 20 and all(everything[seed] == actions for seed, actions in again.items())
+
+
+def test_mistakes_need_legal_actions(tokenizer):
+    message = r"lists no legal actions, and imitation.mistakes=0.25 plays some of them; give its class a method legal"
+    with pytest.raises(UserError, match=message):
+        gather_demonstrations(EnvSpec(f"{SCRIPTED}:Scripted"), Dialogues(tokenizer), ROBUST, max_turns=9)
+    codes = EnvSpec("textarena/Mastermind-v0", {"code_length": 6, "num_numbers": 9})  # too many to be listed
+    with pytest.raises(UserError, match=message):
+        gather_demonstrations(codes, Dialogues(tokenizer), ROBUST, max_turns=9)
+
+
 # The cache
 
 
@@ -133,6 +217,7 @@ def test_without_imitation_it_is_the_model_itself(prepare, make_lm, tmp_path):
         {"imitation": TINY.model_copy(update={"seed": 1})},
         {"imitation": TINY.model_copy(update={"updates": 3})},
         {"imitation": TINY.model_copy(update={"lr": 2e-3})},
+        {"imitation": TINY.model_copy(update={"mistakes": 0.1})},
         {"env": EnvSpec("GuessNumber-v0", {"high": 4})},
         {"env": EnvSpec("GridLake-v0", {"size": 2, "holes": 0})},
         {"max_turns": 6},

@@ -21,7 +21,7 @@ import torch
 from trpd_agents import __version__
 from trpd_agents.config import ImitationConfig, LearnerConfig, ModelConfig
 from trpd_agents.credit import CreditConfig, assign_credit
-from trpd_agents.credit.config import PrefixGuidance
+from trpd_agents.credit.config import ClosedGate, PrefixGuidance
 from trpd_agents.dialogue import check_same_tokens, end_ids
 from trpd_agents.distributed import World
 from trpd_agents.errors import UserError
@@ -33,7 +33,7 @@ from trpd_agents.rollout.dialogues import Dialogues
 from trpd_agents.textenv import EnvSpec, make
 from trpd_agents.trajectory import Trajectory, pad_scored
 
-IMITATION = CreditConfig(guidance=PrefixGuidance(beta=1.0))
+IMITATION = CreditConfig(gate=ClosedGate(), guidance=PrefixGuidance(beta=1.0))  # only what the teacher wrote is learned
 DEMONSTRATION_SEEDS = 1 << 30  # demonstrations never share a seed with training or evaluation episodes
 
 Progress = Callable[[int, int, dict[str, float]], None]  # updates done, updates in all, figures
@@ -63,7 +63,7 @@ def imitate(
             "minibatches": 1,
         }
     )
-    trainer = Learner(lm, settings, config.updates, world)
+    trainer = Learner(lm, settings, world)
     rng = np.random.default_rng(config.seed)
     order = np.zeros(0, dtype=np.int64)
     for update in range(config.updates):
@@ -73,7 +73,7 @@ def imitate(
         batch = [demonstrations[i] for i in world.shard(chosen.tolist())]
         scored = pad_scored(batch)
         scored = dataclasses.replace(scored, teacher_available=torch.ones_like(scored.teacher_available))
-        figures = trainer.update(batch, assign_credit(scored, IMITATION), IMITATION)
+        figures = trainer.update(batch, assign_credit(scored, IMITATION), IMITATION, progress=update / config.updates)
         if progress is not None:
             progress(update + 1, config.updates, figures)
 
@@ -81,15 +81,15 @@ def imitate(
 def gather_demonstrations(
     env: EnvSpec, dialogues: Dialogues, config: ImitationConfig, *, max_turns: int, world: World | None = None
 ) -> list[Trajectory]:
-    """The expert's successful episodes on `config.demonstrations` seeds, played by all ranks together.
+    """The expert's episodes to imitate on `config.demonstrations` seeds, played by all ranks together.
 
     Raises:
-        UserError: there is no expert, or it never succeeds.
+        UserError: there is no expert, it never succeeds, or there are no legal actions for `config.mistakes`.
     """
     world = world or World()
     first = DEMONSTRATION_SEEDS + config.seed * config.demonstrations
     seeds = world.shard(range(first, first + config.demonstrations))
-    shares = world.gather(demonstrate(env, dialogues, seeds, max_turns=max_turns))
+    shares = world.gather(demonstrate(env, dialogues, seeds, max_turns=max_turns, mistakes=config.mistakes))
     played = [trajectory for share, _ in shares for trajectory in share]
     if not played:
         failures = "".join(f"; environment failures: {count} x {kind}" for _, f in shares for kind, count in f.items())

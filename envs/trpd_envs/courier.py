@@ -12,7 +12,6 @@ item are missing on the way to the target.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from trpd_envs.base import check_bool, check_int
@@ -53,7 +52,8 @@ class Courier(ToolEnv):
     def start(self) -> str:
         while True:
             self._draw()
-            if 0 < len(self._plan()) <= self.max_turns:
+            calls, _ = self._plan()
+            if calls is not None and calls <= self.max_turns:
                 break
         order = f"Order: {self.wanted} to {self.target}."
         doors = " ".join(f"{room}: {', '.join(self._exits(i))}." for i, room in enumerate(self.rooms))
@@ -103,10 +103,22 @@ class Courier(ToolEnv):
 
     def expert(self) -> str | None:
         """The first call of a shortest solution from here; None when none fits in the turns left, or after the end."""
+        return next(iter(self.optimal_actions()), None)
+
+    def optimal_actions(self) -> list[str]:
+        """Every call that begins a shortest solution from here; none when none fits in the turns left."""
+        calls, first = (None, []) if self.over else self._plan()
+        return first if calls is not None and calls <= self.turns_left else []
+
+    def legal_actions(self) -> list[str]:
+        """Every call that would be accepted."""
         if self.over:
-            return None
-        plan = self._plan()
-        return plan[0] if 0 < len(plan) <= self.turns_left else None
+            return []
+        going = [format_call("go", room=room) for room in self._exits(self.room)]
+        if self.holding is not None:
+            return [*going, format_call("drop", item=self.holding)]
+        here = [item for item, place in self.places.items() if place == self.room]
+        return [*going, *(format_call("take", item=item) for item in here)]
 
     def _draw(self) -> None:
         """One random map, placement and order, not yet known to be solvable."""
@@ -132,31 +144,46 @@ class Courier(ToolEnv):
     def _exits(self, room: int) -> list[str]:
         return [self.rooms[there] for there, door in self.doors[room].items() if door & self.open]
 
-    def _plan(self) -> list[str]:
-        """A shortest list of calls that delivers the wanted item from the present state; empty when there is none.
+    def _plan(self) -> tuple[int | None, list[str]]:
+        """How many calls deliver the wanted item from the present state, None when none do, and what can be the first.
 
-        Other items never help, so one in hand is dropped first, and the search knows only the room, the wanted item and
-        the doors.
+        Other items never help, so one in hand is dropped at some time before the wanted one is taken, and the search
+        knows only the room, the wanted item and the doors.
         """
-        if self.holding not in (None, self.wanted):
-            dropped = [format_call("drop", item=self.holding)]
-            return dropped + rest if (rest := self._search()) else []
-        return self._search()
+        burden = self.holding not in (None, self.wanted)
+        calls, states = self._search()
+        if calls is None:
+            return None, []
+        dropping = [format_call("drop", item=self.holding)] if burden or not states else []
+        # With full hands nothing can be taken, only walked on.
+        going = [self._call(state) for state in states if not (burden and state[0] == self.room)]
+        return calls + burden, [*dropping, *going]
 
-    def _search(self) -> list[str]:
+    def _search(self) -> tuple[int | None, list[_State]]:
+        """Calls to the delivery, None when there is no way, and the states that the first of them may lead to.
+
+        Breadth first, one call at a time; each state remembers with which first states a shortest way to it begins.
+        Without first states the item is dropped at once.
+        """
         source, target = self.places[self.wanted], self.rooms.index(self.target)
         first: _State = (self.room, self.holding == self.wanted, self.open)
-        came_from: dict[_State, _State | None] = {first: None}
-        queue = deque([first])
-        while queue:
-            state = queue.popleft()
-            if state[0] == target and state[1]:
-                return self._calls(state, came_from)
-            for following in self._moves(state, source):
-                if following not in came_from:
-                    came_from[following] = state
-                    queue.append(following)
-        return []
+        beginnings: dict[_State, list[_State]] = {first: []}
+        seen = {first}
+        calls = 1
+        while beginnings:
+            arrived = [found for state, found in beginnings.items() if state[0] == target and state[1]]
+            if arrived:
+                best = set().union(*arrived)
+                return calls, [state for state in self._moves(first, source) if state in best]
+            following: dict[_State, list[_State]] = {}
+            for state, found in beginnings.items():
+                for after in self._moves(state, source):
+                    if after not in seen:
+                        following.setdefault(after, []).extend(found or [after])
+            seen.update(following)
+            beginnings = following
+            calls += 1
+        return None, []
 
     def _moves(self, state: _State, source: int) -> Iterator[_State]:
         room, carrying, open_doors = state
@@ -167,13 +194,8 @@ class Courier(ToolEnv):
             if door & open_doors:
                 yield there, carrying, open_doors & ~door if self.locking else open_doors
 
-    def _calls(self, last: _State, came_from: dict[_State, _State | None]) -> list[str]:
-        calls = [format_call("drop", item=self.wanted)]
-        state, before = last, came_from[last]
-        while before is not None:
-            if before[0] == state[0]:
-                calls.append(format_call("take", item=self.wanted))
-            else:
-                calls.append(format_call("go", room=self.rooms[state[0]]))
-            state, before = before, came_from[before]
-        return calls[::-1]
+    def _call(self, after: _State) -> str:
+        """The call that leads from the present state to `after`."""
+        if after[0] == self.room:
+            return format_call("take", item=self.wanted)
+        return format_call("go", room=self.rooms[after[0]])

@@ -18,6 +18,8 @@ from trpd_envs.base import Refused, TextEnv, check_bool, check_int
 MOVES = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 _SIDES = {"up": ("left", "right"), "down": ("left", "right"), "left": ("up", "down"), "right": ("up", "down")}
 
+_ROUNDING = 1e-12  # chances that differ by less are equal
+
 _Cell = tuple[int, int]
 
 
@@ -76,17 +78,29 @@ class GridLake(TextEnv):
 
         None when the goal cannot be reached in the turns left, and after the end.
         """
+        return next(iter(self.optimal_actions()), None)
+
+    def optimal_actions(self) -> list[str]:
+        """Every move that begins a shortest way; when slippery, every move most likely to arrive in the turns left."""
         if self.over:
-            return None
+            return []
         if self.slippery:
             if self._chances is None:
                 self._chances = self._solve()
             chances = self._chances[self.turns_left, :, self._index(self.cell)]
-            return list(MOVES)[int(chances.argmax())] if chances.max() > 0 else None
+            best = chances.max()
+            return [word for word, chance in zip(MOVES, chances, strict=True) if 0 < best <= chance + _ROUNDING]
         distances = self._distances(self.holes)
-        if distances.get(self.cell, self.turns_left + 1) > self.turns_left:
-            return None
-        return min(MOVES, key=lambda word: distances.get(self._after(self.cell, word), self.size**2))
+        left = distances.get(self.cell, self.turns_left + 1)
+        if left > self.turns_left:
+            return []
+        return [word for word in MOVES if distances.get(self._after(self.cell, word)) == left - 1]
+
+    def legal_actions(self) -> list[str]:
+        """Every move that would be accepted, into a hole included."""
+        if self.over:
+            return []
+        return [word for word in MOVES if self.slippery or self._after(self.cell, word) != self.cell]
 
     def _draw(self) -> set[_Cell]:
         """Holes put down in random order wherever a way of at most `max_turns` is left; may stop short of `n_holes`."""

@@ -15,6 +15,7 @@ import re
 from trpd_envs.base import Refused, TextEnv, check_int
 
 _LIMIT = 10**9
+_MOST_LEGAL = 1000
 _NUMBER = re.compile(r"\s*([+-]?[0-9]{1,12})\s*\.?\s*")
 
 
@@ -56,4 +57,19 @@ class GuessNumber(TextEnv):
 
     def expert(self) -> str | None:
         """The middle of what the answers leave possible; None after the end."""
-        return None if self.over else str((self.known_low + self.known_high) // 2)
+        return next(iter(self.optimal_actions()), None)
+
+    def optimal_actions(self) -> list[str]:
+        """The middle of what the answers leave possible, or both of them when their number is even."""
+        if self.over:
+            return []
+        total = self.known_low + self.known_high
+        return [str(number) for number in sorted({total // 2, (total + 1) // 2})]
+
+    def legal_actions(self) -> list[str]:
+        """Every number of the range; of more than 1000, so many spread evenly."""
+        if self.over:
+            return []
+        count = self.high - self.low + 1
+        shown = min(count, _MOST_LEGAL)
+        return [str(self.low + i * (count - 1) // max(1, shown - 1)) for i in range(shown)]

@@ -36,26 +36,38 @@ class KeyChain(ToolEnv):
     """See the module's docstring.
 
     Knobs: `length` lookups from 1, `decoys` wrong notes in each answer from 1 to 7, `undo`, `max_turns` at least
-    `length + 1` (twice that by default). An episode needs `length * (decoys + 2) + 1` different words.
+    `length + 1` (twice that by default); `words`, at least the `length * (decoys + 2) + 1` that an episode needs, and
+    `colours`, at least `decoys + 1`, are how many different ones it draws from. Fewer are easier to read for a small
+    model.
     """
 
     instructions = "Look up keys of the ordered colour, then submit the value of that colour. Call one tool each turn."
 
-    def __init__(self, length: int = 4, decoys: int = 3, undo: bool = False, max_turns: int | None = None):
+    def __init__(
+        self,
+        length: int = 4,
+        decoys: int = 3,
+        undo: bool = False,
+        max_turns: int | None = None,
+        words: int = len(WORDS),
+        colours: int = len(COLOURS),
+    ):
         self.length = check_int("length", length, 1)
         self.decoys = check_int("decoys", decoys, 1, len(COLOURS) - 1)
         self.undo = check_bool("undo", undo)
-        if (words := self._words_needed()) > len(WORDS):
+        if (needed := self._words_needed()) > len(WORDS):
             raise ValueError(
-                f"length={length} with decoys={decoys} needs {words} different words, and there are {len(WORDS)}: "
+                f"length={length} with decoys={decoys} needs {needed} different words, and there are {len(WORDS)}: "
                 "lower one of them"
             )
+        self.words = WORDS[: check_int("words", words, needed, len(WORDS))]
+        self.colours = COLOURS[: check_int("colours", colours, decoys + 1, len(COLOURS))]
         super().__init__(2 * (length + 1) if max_turns is None else check_int("max_turns", max_turns, length + 1))
 
     def start(self) -> str:
         rng = self.python_random()
-        words = iter(rng.sample(WORDS, self._words_needed()))
-        self.colour = rng.choice(COLOURS)
+        words = iter(rng.sample(self.words, self._words_needed()))
+        self.colour = rng.choice(self.colours)
         self.chain = [next(words)]  # the right key at every depth, the right value last
         self.notes: dict[str, list[tuple[str, str]]] = {}  # key -> what its lookup shows, (colour, word) in order
         wrong_keys: list[str] = []
@@ -69,7 +81,7 @@ class KeyChain(ToolEnv):
             self.chain.append(right)
             wrong_keys = wrong
         self.shown = [("", self.chain[0])]
-        self.seen = {self.chain[0]}
+        self.seen = {self.chain[0]: None}  # a set that keeps its order
         return f"Follow {self.colour}. {self.view()}"
 
     def view(self) -> str:
@@ -86,7 +98,7 @@ class KeyChain(ToolEnv):
         if not self.undo and key not in (word for _, word in self.shown):
             raise ToolError(f"You left {key} behind.")
         self.shown = self.notes[key]
-        self.seen.update(word for _, word in self.shown)
+        self.seen.update((word, None) for _, word in self.shown)
         return self.view()
 
     @tool
@@ -100,19 +112,37 @@ class KeyChain(ToolEnv):
         """The next hop or the submission; None when the chain is lost, the turns do not suffice, and after the end."""
         if self.over:
             return None
-        reachable = self.seen if self.undo else {word for _, word in self.shown}
+        reachable = self._reachable()
         depth = max((depth for depth, word in enumerate(self.chain) if word in reachable), default=None)
         if depth is None or self.length - depth + 1 > self.turns_left:
             return None
         word = self.chain[depth]
         return format_call("submit", value=word) if depth == self.length else format_call("lookup", key=word)
 
+    def optimal_actions(self) -> list[str]:
+        """The expert's action: no other one keeps as short a way to success."""
+        action = self.expert()
+        return [] if action is None else [action]
+
+    def legal_actions(self) -> list[str]:
+        """Looking up every key within reach, and submitting every value within reach."""
+        if self.over:
+            return []
+        return [
+            format_call("lookup", key=word) if word in self.notes else format_call("submit", value=word)
+            for word in self._reachable()
+        ]
+
+    def _reachable(self) -> list[str]:
+        """Keys that can be looked up, and values that were shown, in the order in which they were shown."""
+        return list(self.seen) if self.undo else [word for _, word in self.shown]
+
     def _words_needed(self) -> int:
         return 1 + self.length * (self.decoys + 2)
 
     def _colour(self, rng: Random, right: str, wrong: list[str]) -> list[tuple[str, str]]:
         """Give `right` the ordered colour and the others one each of the rest, in random order."""
-        others = rng.sample([colour for colour in COLOURS if colour != self.colour], len(wrong))
+        others = rng.sample([colour for colour in self.colours if colour != self.colour], len(wrong))
         notes = [(self.colour, right), *zip(others, wrong, strict=True)]
         rng.shuffle(notes)
         return notes

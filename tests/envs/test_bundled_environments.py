@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import random
 import warnings
@@ -14,7 +15,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 import trpd_envs  # noqa: F401 -- registers
-from trpd_envs import Text, format_call
+from trpd_envs import Text
 
 IDS = ["trpd/Courier-v0", "trpd/KeyChain-v0", "trpd/GridLake-v0", "trpd/GuessNumber-v0"]
 
@@ -29,6 +30,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("KeyChain", {"undo": True}),
     ("KeyChain", {"length": 1, "decoys": 1, "max_turns": 2}),
     ("KeyChain", {"length": 10, "decoys": 7}),
+    ("KeyChain", {"length": 2, "decoys": 1, "words": 7, "colours": 2}),
     ("GridLake", {}),
     ("GridLake", {"size": 2}),
     ("GridLake", {"size": 4, "holes": 8, "max_turns": 6}),
@@ -160,6 +162,10 @@ def test_episodes_can_be_pickled_and_continued(env_id: str) -> None:
         ("KeyChain", {"length": 40}, "length"),
         ("KeyChain", {"undo": 1}, "undo"),
         ("KeyChain", {"max_turns": 4}, "max_turns"),
+        ("KeyChain", {"words": 20}, "words"),
+        ("KeyChain", {"words": 500}, "words"),
+        ("KeyChain", {"colours": 3}, "colours"),
+        ("KeyChain", {"colours": 9}, "colours"),
         ("GridLake", {"size": 1}, "size"),
         ("GridLake", {"holes": 9}, "holes"),
         ("GridLake", {"slippery": None}, "slippery"),
@@ -174,28 +180,102 @@ def test_nonsense_knobs_are_refused_by_name(name: str, kwargs: dict[str, Any], k
         make(name, **kwargs)
 
 
-def legal_actions(env: Any) -> list[str]:
+def harmless_actions(env: Any) -> list[str]:
     """Actions that the present state accepts, and that do not end the episode by themselves."""
-    match type(env).__name__:
-        case "Courier":
-            here = [item for item, place in env.places.items() if place == env.room and item != env.holding]
-            taking = [] if env.holding else [format_call("take", item=item) for item in here]
-            dropping = [format_call("drop", item=env.holding)] if env.holding else []
-            return [*(format_call("go", room=room) for room in env._exits(env.room)), *taking, *dropping]
-        case "KeyChain":
-            keys = env.seen if env.undo else [word for _, word in env.shown]
-            return [format_call("lookup", key=key) for key in sorted(keys) if key in env.notes]
-        case "GridLake":
-            return ["up", "down", "left", "right"]
-    return [str(n) for n in range(env.low, env.high + 1)]
+    return [action for action in env.legal_actions() if '"submit"' not in action]
 
 
 def open_randomly(env: Any, rng: random.Random, moves: int) -> None:
     for _ in range(moves):
-        actions = legal_actions(env)
+        actions = harmless_actions(env)
         if env.over or not actions:
             return
         env.step(rng.choice(actions))
+
+
+def steps_left(env: Any) -> int | None:
+    """Turns that the expert needs from here; None when it knows no way. `env` stays as it is."""
+    copied = copy.deepcopy(env)
+    play(copied)
+    return copied.turn - env.turn if copied.success else None
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [s for s in SETTINGS if s[0] != "GuessNumber"])
+def test_optimal_actions_are_those_that_leave_one_turn_less_to_play(name: str, kwargs: dict[str, Any]) -> None:
+    """Of all the legal ones, tried one by one, from states that anybody may have come to."""
+    env = make(name, **kwargs)
+    rng = random.Random(1)
+    several = 0
+    for seed in range(15):
+        env.reset(seed=seed)
+        open_randomly(env, rng, seed % 5)
+        if env.over:
+            continue
+        needed = steps_left(env)
+        good = []
+        for action in env.legal_actions():
+            tried = copy.deepcopy(env)
+            _, _, _, _, info = tried.step(action)
+            assert info["ok"], (seed, action)
+            left = 0 if tried.success else steps_left(tried)
+            if needed is not None and left is not None:
+                assert left >= needed - 1, (seed, action, "the expert's way was not a shortest one")
+                good += [action] * (left == needed - 1)
+        assert set(env.optimal_actions()) == set(good) and len(env.optimal_actions()) == len(good), seed
+        assert env.expert() == (env.optimal_actions()[0] if good else None)
+        several += len(good) > 1
+    assert several or name != "GridLake" or kwargs  # by default there is often more than one way over the lake
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [s for s in SETTINGS if "100_000" not in str(s)])
+def test_any_optimal_action_leads_on_to_success(name: str, kwargs: dict[str, Any]) -> None:
+    env = make(name, **kwargs)
+    rng = random.Random(2)
+    for seed in range(40):
+        env.reset(seed=seed)
+        needed = steps_left(env)
+        while actions := env.optimal_actions():
+            assert set(actions) <= set(env.legal_actions()) or name == "GuessNumber"
+            env.step(rng.choice(actions))
+        assert env.success and (env.turn == needed or name == "GuessNumber"), seed
+        assert env.optimal_actions() == env.legal_actions() == []
+
+
+def test_guesses_halve_what_is_left_whichever_middle_is_taken() -> None:
+    env = make("GuessNumber", low=1, high=12)
+    for seed in range(20):
+        env.reset(seed=seed)
+        assert env.optimal_actions() == ["6", "7"]
+        env.secret = 9
+        env.step("6")
+        assert env.optimal_actions() == ["9", "10"] and env.expert() == "9"
+        env.step("8"), env.step("11")
+        assert env.optimal_actions() == ["9", "10"]
+        env.step("10")
+        assert env.optimal_actions() == ["9"]
+        env.step("9")
+        assert env.success
+
+
+@pytest.mark.parametrize(("high", "count"), [(31, 31), (1000, 1000), (1001, 1000), (100_000, 1000)])
+def test_a_large_range_lists_a_thousand_numbers(high: int, count: int) -> None:
+    env = make("GuessNumber", low=1, high=high)
+    env.reset(seed=0)
+    legal = env.legal_actions()
+    assert len(set(legal)) == count and legal[0] == "1" and legal[-1] == str(high)
+    assert sorted(map(int, legal)) == list(map(int, legal))
+
+
+def test_on_a_slippery_lake_all_equally_good_moves_are_optimal() -> None:
+    env = make("GridLake", size=4, slippery=True, holes=0)
+    env.reset(seed=0)
+    while not env.over:  # without holes the lake is its own mirror image, so on the diagonal a move has a twin
+        actions = env.optimal_actions()
+        if env.cell[0] == env.cell[1]:
+            twin = {"down": "right", "right": "down", "up": "left", "left": "up"}
+            assert set(actions) == {twin[action] for action in actions}
+        assert env.expert() == actions[0] and env.legal_actions() == ["up", "down", "left", "right"]
+        env.step(actions[0])
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [s for s in SETTINGS if s[0] != "GuessNumber"])

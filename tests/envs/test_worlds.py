@@ -205,6 +205,36 @@ def test_keychain_refusals_and_early_submission() -> None:
     assert env.step(format_call("submit", value=env.chain[0]))[1:4] == (0.0, True, False)
 
 
+def test_keychain_draws_from_the_first_words_and_colours_only_and_from_all_of_them() -> None:
+    env = KeyChain(length=2, decoys=1, words=9, colours=3)
+    words, colours = set(), set()
+    for seed in range(40):
+        env.reset(seed=seed)
+        colours |= {env.colour} | {colour for notes in env.notes.values() for colour, _ in notes}
+        words |= {word for notes in env.notes.values() for _, word in notes} | set(env.chain)
+    assert words == set(WORDS[:9]) and colours == set(COLOURS[:3])
+    everything = KeyChain(words=len(WORDS), colours=len(COLOURS))
+    assert everything.reset(seed=3) == KeyChain().reset(seed=3) != KeyChain(words=30).reset(seed=3)
+
+
+def test_courier_with_something_else_in_hand_may_walk_on_or_drop_it_first() -> None:
+    env = Courier(rooms=4, items=6, locking=False, max_turns=60)
+    met = 0
+    for seed in range(60):
+        env.reset(seed=seed)
+        other = next((i for i, place in env.places.items() if place == env.room and i != env.wanted), None)
+        if other is None:
+            continue
+        ways = env.optimal_actions()
+        env.step(format_call("take", item=other))
+        assert env.optimal_actions() == [format_call("drop", item=other), *ways]
+        while env.room != env.places[env.wanted]:
+            env.step(env.optimal_actions()[-1])
+        assert env.optimal_actions() == [format_call("drop", item=other)]  # no further: the hands have to be free
+        met += 1
+    assert met > 10
+
+
 def test_words_cannot_be_confused() -> None:
     assert len(set(WORDS)) == len(WORDS) and not set(WORDS) & set(COLOURS)
     assert len(set(ROOMS)) == len(set(ITEMS)) == 12 and not set(ROOMS) & set(ITEMS)

@@ -161,6 +161,22 @@ def test_keyboard_interrupt_is_not_an_environment_failure() -> None:
         env.step("x")
 
 
+def test_without_optimal_actions_they_are_what_the_expert_says() -> None:
+    env = driven(GOOD)
+    assert env.optimal_actions() == env.legal_actions() == [] and not env.has_legal_actions
+    assert driven(GOOD, expert=lambda: "act").optimal_actions() == ["act"]
+    assert driven(GOOD, expert=lambda: None).optimal_actions() == []
+    env = driven(GOOD, expert=lambda: "act", optimal_actions=lambda: ("act", "dance"), legal_actions=lambda: ["sing"])
+    assert env.optimal_actions() == ["act", "dance"] and env.legal_actions() == ["sing"] and env.has_legal_actions
+
+
+@pytest.mark.parametrize("name", ["optimal_actions", "legal_actions"])
+@pytest.mark.parametrize("answer", [None, "act", ["act", None], {"act": 1}, 3])
+def test_optimal_and_legal_actions_are_lists_of_texts(name: str, answer: Any) -> None:
+    env = driven(GOOD, expert=lambda: "act", **{name: lambda: answer})
+    assert f"{name}() returned" in failure(getattr(env, name)).message
+
+
 @pytest.mark.parametrize("answer", [3, b"x"])
 def test_an_expert_answers_text_or_none(answer: Any) -> None:
     env = driven(GOOD, expert=lambda: answer)

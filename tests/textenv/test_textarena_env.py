@@ -44,6 +44,68 @@ def test_experts_always_succeed(game: str, most_turns: int) -> None:
         assert all(step.ok for step in steps) and not any(step.reward for step in steps[:-1])
 
 
+@pytest.mark.parametrize(
+    "game", ["GuessTheNumber-v0", "Mastermind-v0", "FrozenLake-v0", "FrozenLake-v0-random", "FrozenLake-v0-hardcore"]
+)
+def test_any_optimal_action_leads_to_success_and_legal_ones_are_accepted(game: str) -> None:
+    chance = random.Random(0)
+    several = 0
+    for seed in range(12):
+        env = make(f"textarena/{game}")
+        env.reset(seed)
+        ended = False
+        while not ended:
+            optimal, legal = env.optimal_actions(), env.legal_actions()
+            assert optimal[0] == env.expert() and set(optimal) <= set(legal) and len(set(legal)) == len(legal)
+            several += len(optimal) > 1
+            action = chance.choice(optimal)
+            last = env.step(action)
+            ended = last.terminated
+        assert last.success
+        assert env.optimal_actions() == env.legal_actions() == [] and env.expert() is None
+        env.reset(seed)
+        while legal := env.legal_actions():
+            assert env.step(chance.choice(legal)).ok
+    assert several or game == "Mastermind-v0"
+
+
+def test_a_shortest_way_over_the_lake_stays_one_whichever_move_is_taken() -> None:
+    env = make("textarena/FrozenLake-v0", num_holes=2)
+    chance = random.Random(1)
+    for seed in range(20):
+        lengths = set()
+        for _ in range(4):
+            _, steps = play(env, seed, lambda _: chance.choice(env.optimal_actions()))
+            lengths.add(len(steps))
+        assert len(lengths) == 1
+
+
+def test_a_fall_into_a_hole_leaves_nothing_to_do() -> None:
+    env = make("textarena/FrozenLake-v0")
+    fallen = 0
+    for seed in range(20):
+        env.reset(seed)
+        for action in ("[right]", "[right]", "[down]"):
+            last = env.step(action)
+            if last.terminated:
+                break
+        if last.terminated:
+            fallen += 1
+            assert env.expert() is None and env.optimal_actions() == []
+    assert fallen
+
+
+def test_more_codes_than_a_choice_is_made_from_are_not_listed() -> None:
+    env = make("textarena/Mastermind-v0", code_length=3)
+    env.reset(0)
+    assert len(env.legal_actions()) == 120
+    env.step("[1 2 3]")
+    assert len(env.legal_actions()) == 119 and "[1 2 3]" not in env.legal_actions()
+    large = make("textarena/Mastermind-v0", code_length=6, num_numbers=9)
+    large.reset(0)
+    assert large.legal_actions() == [] and large.expert()
+
+
 def test_binary_search_from_the_text_alone_wins_guess_the_number() -> None:
     env = make("textarena/GuessTheNumber-v0")
     assert env.max_turns == 10

@@ -115,7 +115,7 @@ def evaluate(
     sampling = Sampling(max_new_tokens, frozenset(end_ids(lm.tokenizer)), temperature, seed=EVALUATION_STREAM)
     collector = Collector(spec, engine, lm.tokenizer, sampling, Limits(limit, max_tokens, episode_seconds))
     plan = [Episode(seed + i, (seed + i) * repeats + r) for i in range(episodes) for r in range(repeats)]
-    played = world.unshard([_result(t) for t in collector.collect(world.shard(plan), on_finish=on_finish)])
+    played = world.unshard([result_of(t) for t in collector.collect(world.shard(plan), on_finish=on_finish)])
     return count(played, repeats)
 
 
@@ -138,7 +138,7 @@ def turn_limit(spec: EnvSpec, max_turns: int | None) -> int:
 
 
 @dataclass(frozen=True)
-class _Result:
+class Result:
     """What is counted of a trajectory; small enough to send between processes."""
 
     seed: int
@@ -151,8 +151,8 @@ class _Result:
     tokens: int
 
 
-def _result(trajectory: Trajectory) -> _Result:
-    return _Result(
+def result_of(trajectory: Trajectory) -> Result:
+    return Result(
         seed=trajectory.seed,
         success=trajectory.success,
         error=None if trajectory.error is None else trajectory.error["kind"],
@@ -164,7 +164,7 @@ def _result(trajectory: Trajectory) -> _Result:
     )
 
 
-def count(played: Sequence[_Result], repeats: int) -> Evaluation:
+def count(played: Sequence[Result], repeats: int) -> Evaluation:
     """The figures of an evaluation from its episodes."""
     scored = [r for r in played if r.error is None]
     outcomes: dict[int, list[bool]] = {}

@@ -104,6 +104,37 @@ class AgentEnv:
             raise self._failure("step_raised", f"expert() returned {action!r:.100}; wanted a string or None")
         return action
 
+    def optimal_actions(self) -> list[str]:
+        """Every action that is as good as the expert's in the present state; empty when nothing leads to success.
+
+        From the environment's `optimal_actions()`; without one, what `expert()` says.
+        """
+        found = self._texts("optimal_actions")
+        if found is not None:
+            return found
+        action = self.expert()
+        return [] if action is None else [action]
+
+    @property
+    def has_legal_actions(self) -> bool:
+        """Whether the environment lists what it would accept."""
+        return callable(_attribute(self.env, "legal_actions"))
+
+    def legal_actions(self) -> list[str]:
+        """What the environment would accept in the present state, or a sensible part of it; empty if it does not
+        say."""
+        return self._texts("legal_actions") or []
+
+    def _texts(self, name: str) -> list[str] | None:
+        """What the environment's method `name` lists; None without such a method."""
+        method = _attribute(self.env, name)
+        if not callable(method):
+            return None
+        found = self._call("step_raised", f"{name}()", method)
+        if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
+            raise self._failure("step_raised", f"{name}() returned {found!r:.100}; wanted a list of strings")
+        return list(found)
+
     def reset(self, seed: int) -> str:
         """Start the episode that `seed` determines; returns the first observation."""
         self._running = False

@@ -72,9 +72,19 @@ class TextArenaEnv(gymnasium.Env[str, str]):
             self._played = self._start(0)
         self.max_turns = max_turns or _horizon(game, self._played)
         solver = EXPERTS.get(base_name(game))
-        self.expert: Callable[[], str | None] | None = None if solver is None else lambda: solver(self._played)
         self._turn = 0
         self._over = True
+        self.expert: Callable[[], str | None] | None = None
+        self.optimal_actions: Callable[[], list[str]] | None = None
+        self.legal_actions: Callable[[], list[str]] | None = None
+        if solver is not None:
+
+            def optimal() -> list[str]:
+                return [] if self._over else solver.optimal(self._played)
+
+            self.expert = lambda: next(iter(optimal()), None)
+            self.optimal_actions = optimal
+            self.legal_actions = lambda: [] if self._over else solver.legal(self._played)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
