@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trpd_agents.config import RunConfig, dump_config, load_config, parse_config
+from trpd_agents.config import OracleTeacherConfig, dump_config, load_config, parse_config
 from trpd_agents.config.yaml_file import read_yaml, write_yaml
 from trpd_agents.credit.config import GATES, GUIDANCE, OUTLIERS, RULES, BernoulliGate, ThresholdGate
 from trpd_agents.credit.presets import PRESETS
@@ -26,6 +26,8 @@ credit: {preset: tropd}
 learner: {lr: 1e-3}
 training: {steps: 10, episodes_per_step: 8}
 """
+
+IMITATION = "student.imitation={{demonstrations: 8, updates: 1, batch: 4, lr: 1e-3, mistakes: {}}}"
 
 
 @pytest.fixture
@@ -110,6 +112,21 @@ def test_every_kind_can_be_named_in_a_file_and_on_the_command_line(recipe: Path,
 def test_top_k_follows_from_the_method(recipe: Path) -> None:
     assert load_config(recipe, ["credit.outlier.top_k=5"]).top_k == 5
     assert load_config(recipe, ["credit.preset=opd"]).top_k == 0
+    assert load_config(recipe, ["credit.preset=opd", "credit.outlier={kind: entropy, top_k: 7}"]).top_k == 7
+
+
+def test_progress_is_the_share_of_whichever_budget_there_is(recipe: Path) -> None:
+    by_steps = load_config(recipe).training
+    assert [by_steps.progress(s, 10_000) for s in (0, 5, 10, 11)] == [0, 0.5, 1, 1]
+    by_turns = load_config(recipe, ["training={environment_steps: 400, episodes_per_step: 8}"]).training
+    assert [by_turns.progress(99, n) for n in (0, 100, 399, 400, 433)] == [0, 0.25, 399 / 400, 1, 1]
+
+
+def test_a_warm_up_is_compared_with_the_most_updates_that_turns_allow(recipe: Path) -> None:
+    """An episode has at least one turn: of 8 episodes an update, 81 turns are 11 updates at most."""
+    training = "training={environment_steps: 81, episodes_per_step: 8}"
+    load_config(recipe, [training, "learner.warmup_steps=11"])
+    assert "at most the run's 11 optimiser steps wanted" in refused(recipe, training, "learner.warmup_steps=12")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +138,7 @@ def test_top_k_follows_from_the_method(recipe: Path) -> None:
         ("credit.outliers.top_k=1", "credit.outliers: unknown key; did you mean 'outlier'?"),
         ("credit.gate.slack=tight", "credit.gate.slack: a valid number wanted, found 'tight'"),
         ("credit.outlier.top_k=0", "top_k: found 0"),
-        ("credit.estimator=exact", "credit.estimator: "),
+        ("credit.estimator=exact", "credit.estimator.kind: no estimator is called 'exact'"),
         ("credit.gate.kind=[]", "no gate is called []"),
         ("credit.gate=3", "credit.gate: a mapping of settings wanted, found 3"),
         ("credit=3", "credit: a mapping of keys to values wanted, found 3"),
@@ -142,7 +159,7 @@ def test_mistakes_in_the_method(recipe: Path, override: str, expected: str) -> N
         ("rollout.temperature=0.7", "rollout.temperature: training samples at temperature 1"),
         ("env.max_turn=3", "env.max_turn: unknown key; did you mean 'max_turns'?"),
         ("lr=0.1", "lr: unknown key; did you mean 'learner.lr'?"),
-        ("teacher.kind=locl", "teacher.kind: 'local' wanted, found 'locl'"),
+        ("teacher.kind=locl", "teacher.kind: 'local' or 'oracle' wanted, found 'locl'"),
         ("training.steps=0", "training.steps: greater than or equal to 1 wanted, found 0"),
         ("training.steps=2.5", "training.steps: integer wanted, found 2.5"),
         ("training.steps=true", "training.steps: integer wanted, found True"),
@@ -154,6 +171,9 @@ def test_mistakes_in_the_method(recipe: Path, override: str, expected: str) -> N
         ("student.imitation.batch=0", "student.imitation.batch: "),
         ("training.group_size=3", "group_size (3) must divide episodes_per_step (8)"),
         ("training.ranks=9", "episodes_per_step (8) is smaller than ranks (9)"),
+        ("training.steps=null", "training: exactly one of steps and environment_steps wanted, which says how long the"),
+        ("training.environment_steps=500", "how long the run is; found 10 and 500: set one of them to null"),
+        ("training={environment_steps: 0, episodes_per_step: 8}", "environment_steps: greater than or equal to 1 want"),
         ("rollout.max_new_tokens=4096", "max_new_tokens (4096) must be smaller than max_tokens (2048)"),
         ("learner.warmup_steps=11", "learner.warmup_steps: at most the run's 10 optimiser steps wanted, found 11"),
         ("learner.token_budget=100", "learner.token_budget: at least rollout.max_tokens (2048) wanted, found 100"),
@@ -182,10 +202,39 @@ def test_missing_sections_are_named() -> None:
         assert f"\n  {section}: missing" in str(caught.value)
 
 
-def test_guidance_needs_a_teacher_that_can_act(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RunConfig.model_fields["teacher"].annotation, "can_act", False)
-    assert "credit.guidance.kind: 'prefix' lets the teacher play" in refused(recipe)
-    load_config(recipe, ["credit.guidance=none"])
+def test_guidance_needs_a_teacher_that_can_give_it(recipe: Path) -> None:
+    oracle = "teacher={kind: oracle}"
+    wanted = (
+        "credit.guidance.kind: a teacher of kind 'oracle' cannot guide by 'rescue', only by none, prefix, bernoulli"
+    )
+    assert wanted in refused(recipe, oracle, "credit.guidance=rescue")
+    for kind in ("none", "prefix", "bernoulli"):
+        assert load_config(recipe, [oracle, f"credit.guidance={kind}"]).teacher == OracleTeacherConfig()
+    load_config(recipe, ["credit.guidance=rescue"])
+
+
+def test_a_teacher_without_a_kind_is_a_local_model(recipe: Path) -> None:
+    assert load_config(recipe).teacher == load_config(recipe, ["teacher.kind=local"]).teacher
+    assert load_config(recipe, ["teacher={kind: oracle, uniform: 0.2}"]).teacher == OracleTeacherConfig(uniform=0.2)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("teacher={kind: oracle, model: builtin:tiny}", "teacher.model: unknown key; known here: kind, uniform"),
+        ("teacher.uniform=0.1", "teacher.uniform: unknown key; known here: imitation, kind, model, trust_remote_code"),
+        ("teacher={kind: oracle, uniform: 0}", "teacher.uniform: greater than 0 wanted, found 0"),
+        ("teacher={kind: oracle, uniform: 1}", "teacher.uniform: less than 1 wanted, found 1"),
+        ("teacher={kind: 3}", "teacher.kind: 'local' or 'oracle' wanted, found 3"),
+        ("teacher=oracle", "teacher: a mapping of keys to values wanted, found 'oracle'"),
+        ("teacher={}", "teacher.model: missing"),
+        (IMITATION.format(1), "student.imitation.mistakes: less than 1 wanted, found 1"),
+        (IMITATION.format(-0.1), "student.imitation.mistakes: greater than or equal to 0 wanted, found -0.1"),
+    ],
+)
+def test_what_a_teacher_is_not_told(recipe: Path, override: str, expected: str) -> None:
+    message = refused(recipe, override)
+    assert f"\n  {expected}" in message and message.count("\n") == 1
 
 
 @pytest.mark.parametrize(

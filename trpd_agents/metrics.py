@@ -7,14 +7,16 @@ times in seconds. docs/configuration.md lists them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from trpd_agents.credit import Credit
 from trpd_agents.distributed import World
 from trpd_agents.run_directory import RunDirectory
-from trpd_agents.trajectory import Stop, Trajectory
+from trpd_agents.trajectory import ScoredBatch, Stop, Trajectory
 
 
 def step_figures(
@@ -48,11 +50,13 @@ def step_figures(
         counts["teacher_logprob_invalid"],
         counts["student_logprob_invalid"],
         counts["teacher_unavailable"],
+        counts["filtered_trajectories"],
         float((credit.turn_divergence * credit.turn_counts).sum()),
         float(credit.turn_counts.sum()),
     )
     episodes, scored, solved, reward, turn_count, refused, cut, tokens, action, guided = sums[:10]
-    kept, weight, forward, outside, accepted, kl, bad_teacher, bad_student, unavailable, divergence, counted = sums[10:]
+    kept, weight, forward, outside, accepted, kl, bad_teacher, bad_student, unavailable = sums[10:19]
+    filtered, divergence, counted = sums[19:]
 
     def per(total: float, count: float) -> float:
         return total / count if count else 0.0
@@ -78,11 +82,72 @@ def step_figures(
         "teacher_logprob_invalid": bad_teacher,
         "student_logprob_invalid": bad_student,
         "teacher_unavailable": unavailable,
+        "filtered": filtered,
     }
 
 
+@dataclass(frozen=True)
+class TurnSums:
+    """Sums of a step by turn index, each `[max_turns]`, over all ranks."""
+
+    turns: list[float]  # that somebody played
+    action_tokens: list[float]  # of the student
+    kept_tokens: list[float]  # of these, with weight in reverse KL
+    counted: list[float]  # turns that count
+    divergence: list[float]  # summed over those
+
+    def figures(self) -> dict[str, list[float | None]]:
+        """As the metrics have them; a mean over nothing is None."""
+
+        def per(totals: list[float], counts: list[float]) -> list[float | None]:
+            return [total / count if count else None for total, count in zip(totals, counts, strict=True)]
+
+        return {
+            "turns_by_turn": [*self.turns],
+            "action_tokens_by_turn": [*self.action_tokens],
+            "kept_share_by_turn": per(self.kept_tokens, self.action_tokens),
+            "counted_by_turn": [*self.counted],
+            "divergence_by_turn": per(self.divergence, self.counted),
+        }
+
+
+def sum_by_turn(
+    world: World, trajectories: Sequence[Trajectory], scored: ScoredBatch, credit: Credit, max_turns: int
+) -> TurnSums:
+    """Of this step's `trajectories`, of which row b of `scored` and `credit` is the b-th; the same on every rank."""
+
+    def tokens(where: torch.Tensor) -> torch.Tensor:
+        return torch.bincount(scored.turn[where], minlength=max_turns).double()
+
+    def over_batch(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(values.double().sum(0), (0, max_turns - values.shape[1]))
+
+    played = torch.tensor([k for t in trajectories for k in range(len(t.turns))], dtype=torch.int64)
+    rows = (
+        torch.bincount(played, minlength=max_turns).double(),
+        tokens(scored.action),
+        tokens(scored.action & (credit.policy_weight > 0)),
+        over_batch(credit.turn_counts),
+        over_batch(credit.turn_divergence * credit.turn_counts),
+    )
+    sums = world.sum(*torch.cat(rows).tolist())
+    return TurnSums(*(sums[k * max_turns : (k + 1) * max_turns] for k in range(len(rows))))
+
+
+def counted_divergences(world: World, trajectories: Sequence[Trajectory], credit: Credit) -> torch.Tensor:
+    """Divergences of all ranks' turns that count, float32 `[n]`, in the order of trajectory ids and turns: whichever
+    rank played an episode does not matter.
+    """
+    own = {
+        trajectory.id: row[counts].tolist()
+        for trajectory, row, counts in zip(trajectories, credit.turn_divergence, credit.turn_counts, strict=True)
+    }
+    everybodys = {key: values for part in world.gather(own) for key, values in part.items()}
+    return torch.tensor([value for key in sorted(everybodys) for value in everybodys[key]], dtype=torch.float32)
+
+
 class MetricsWriter:
-    """JSON lines always, TensorBoard beside them."""
+    """JSON lines always; TensorBoard beside them, but for figures that are lists."""
 
     def __init__(self, directory: RunDirectory, first_step: int):
         self.directory = directory
@@ -93,7 +158,8 @@ class MetricsWriter:
         """`step` counts from 1: the figures are those of the step-th update."""
         self.directory.append_metrics({"step": step, **figures})
         for name, value in figures.items():
-            self.board.add_scalar(name, value, step)
+            if isinstance(value, int | float):
+                self.board.add_scalar(name, value, step)
 
     def close(self) -> None:
         self.board.close()

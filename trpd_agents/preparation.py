@@ -6,24 +6,30 @@ and the evaluations that were already done.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from trpd_agents.checkpointing import restore
-from trpd_agents.config import ModelConfig, RunConfig
+from trpd_agents.checkpointing import LoopState, restore
+from trpd_agents.config import ModelConfig, OracleTeacherConfig, RunConfig
+from trpd_agents.credit.config import EntropyOutliers
 from trpd_agents.dialogue import check_same_tokens
 from trpd_agents.distributed import World
 from trpd_agents.errors import RunError, UserError
-from trpd_agents.evaluation import Evaluation, compare, evaluate, turn_limit
+from trpd_agents.evaluation import Evaluation, compare, evaluate, evaluate_expert, turn_limit
 from trpd_agents.evaluation.statistics import success_rate
 from trpd_agents.imitation import prepare_model
 from trpd_agents.learner import Learner
 from trpd_agents.models import LanguageModel, load_model, pick_device, read_outline, resolve_model
 from trpd_agents.progress import Progress
 from trpd_agents.rollout import Engine
+from trpd_agents.rollout.demonstrate import require_demonstrator
 from trpd_agents.run_directory import RunDirectory, load_state
 from trpd_agents.stopwatch import Stopwatch
-from trpd_agents.textenv import EnvSpec
+from trpd_agents.teacher import LocalTeacher, OracleTeacher, Teacher
+from trpd_agents.teacher.oracle_replay import require_expert
+from trpd_agents.textenv import EnvSpec, make
 
 EVALUATIONS = "evaluations.json"
 
@@ -33,7 +39,7 @@ class Ready:
     """The models of a run, where it stands, and the evaluations done so far (by who: `before`, `teacher`, ...)."""
 
     student: LanguageModel
-    teacher: LanguageModel
+    teacher: LanguageModel | None  # None: the oracle, which is no model
     max_turns: int
     step: int = 0
     state: dict[str, Any] | None = None  # of the checkpoint to go on from
@@ -41,7 +47,7 @@ class Ready:
 
 
 def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: Progress, watch: Stopwatch) -> Ready:
-    """Load or make student and teacher, and evaluate both once. `check_models` has found that they fit.
+    """Load or make student and teacher, and evaluate each once if wanted. `check_models` has found that they fit.
 
     Raises:
         UserError: a model cannot be loaded, or the environment has no expert to imitate.
@@ -52,34 +58,51 @@ def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: 
     checkpoint = directory.newest_checkpoint()
     if checkpoint is None:
         with watch("teacher"):
-            teacher = _model("teacher", config.teacher, config, env, max_turns, world, progress)
+            teacher: LanguageModel | None = None
+            if isinstance(config.teacher, ModelConfig):
+                teacher = _model("teacher", config.teacher, config, env, max_turns, world, progress)
         with watch("student"):
             student = _model("student", config.student, config, env, max_turns, world, progress)
         ready = Ready(student, teacher, max_turns)
     else:
         step, path = checkpoint
-        device = pick_device(config.learner.device)
-        student, teacher = (
-            load_model(str(source), device=device, trust_remote_code=trusted, processes=world.size)
-            for source, trusted in (
-                (path / "student", config.student.trust_remote_code),
-                (directory.path / "teacher", config.teacher.trust_remote_code),
-            )
-        )
+        load = partial(load_model, device=pick_device(config.learner.device), processes=world.size)
+        student = load(str(path / "student"), trust_remote_code=config.student.trust_remote_code)
+        teacher = None
+        if isinstance(config.teacher, ModelConfig):
+            teacher = load(str(directory.path / "teacher"), trust_remote_code=config.teacher.trust_remote_code)
         ready = Ready(student, teacher, max_turns, step, load_state(path))
-    if checkpoint is None and world.rank == 0:
+    if checkpoint is None and world.rank == 0 and ready.teacher is not None:
         ready.teacher.save(directory.path / "teacher")
     ready.evaluations = directory.read_json(EVALUATIONS) or {}
-    if ready.step > 0 and "before" not in ready.evaluations:
+    wanted = {name for name in ("before", "teacher") if getattr(config.evaluation, name)} - ready.evaluations.keys()
+    if ready.step > 0 and "before" in wanted:
         raise UserError(
             f"{directory.path / EVALUATIONS} has no evaluation of the student before training, which cannot be made "
-            f"again after {ready.step} steps; put the file back, or start a new run"
+            f"again after {ready.step} steps; put the file back, set evaluation.before=false, or start a new run"
         )
-    for name, lm in (("before", ready.student), ("teacher", ready.teacher)):
-        if name not in ready.evaluations and (name == "teacher" or ready.step == 0):
-            found = evaluate_model(world, config, lm, max_turns, progress, watch, f"evaluate {_CALLED[name]}")
-            record_evaluation(world, directory, ready, name, found, 0)
+    if "before" in wanted:
+        found = evaluate_model(world, config, student, max_turns, progress, watch, "evaluate student before")
+        record_evaluation(world, directory, ready, "before", found, LoopState())
+    if "teacher" in wanted:
+        found = _evaluate_teacher(world, config, ready, progress, watch, "evaluate teacher")
+        record_evaluation(world, directory, ready, "teacher", found, LoopState())
     return ready
+
+
+def make_teacher(config: RunConfig, ready: Ready) -> Teacher:
+    """The teacher of a run, which returns with its scores what the method reads."""
+    method = config.credit.method
+    wanted: dict[str, Any] = {
+        "top_k": config.top_k,
+        "entropy": isinstance(method.outlier, EntropyOutliers),
+        "keep_hidden": method.exact,
+    }
+    if isinstance(config.teacher, OracleTeacherConfig):
+        student = ready.student
+        return OracleTeacher(student.tokenizer, student.vocab_size, uniform=config.teacher.uniform, **wanted)
+    assert ready.teacher is not None
+    return LocalTeacher(ready.teacher, token_budget=config.learner.token_budget, **wanted)
 
 
 def check_models(config: RunConfig, started: RunDirectory | None = None) -> None:
@@ -93,27 +116,34 @@ def check_models(config: RunConfig, started: RunDirectory | None = None) -> None
             tokens; the method reads more top tokens than there are; the context is too short; a damaged checkpoint.
     """
     checkpoint = started.newest_checkpoint() if started is not None else None
+    models = {
+        who: model
+        for who, model in (("student", config.student), ("teacher", config.teacher))
+        if isinstance(model, ModelConfig)
+    }
     if started is None or checkpoint is None:
-        sources = {"student": config.student.model, "teacher": config.teacher.model}
+        sources = {who: model.model for who, model in models.items()}
     else:
         folders = {"student": checkpoint[1], "teacher": started.path}
-        sources = {who: str(folder.absolute() / who) for who, folder in folders.items()}
+        sources = {who: str(folders[who].absolute() / who) for who in models}
     for source in sources.values():
         resolve_model(source)  # what is not there is found before what is there is read
-    student = read_outline(sources["student"], config.student.trust_remote_code)
-    teacher = read_outline(sources["teacher"], config.teacher.trust_remote_code)
-    check_same_tokens(
-        student.tokenizer,
-        teacher.tokenizer,
-        student_vocab_size=student.vocab_size,
-        teacher_vocab_size=teacher.vocab_size,
-    )
-    smaller = min(student.vocab_size, teacher.vocab_size)
+    _check_experts(config)
+    outlines = {who: read_outline(sources[who], model.trust_remote_code) for who, model in models.items()}
+    if teacher := outlines.get("teacher"):
+        student = outlines["student"]
+        check_same_tokens(
+            student.tokenizer,
+            teacher.tokenizer,
+            student_vocab_size=student.vocab_size,
+            teacher_vocab_size=teacher.vocab_size,
+        )
+    smaller = min(outline.vocab_size for outline in outlines.values())
     if config.top_k > smaller:
         raise UserError(
             f"credit.outlier.top_k={config.top_k} is more than the models' vocabulary of {smaller} tokens; lower it"
         )
-    for who, outline in (("student", student), ("teacher", teacher)):
+    for who, outline in outlines.items():
         if outline.context is not None and config.rollout.max_tokens > outline.context:
             raise UserError(
                 f"rollout.max_tokens={config.rollout.max_tokens} is more than the {who}'s context of {outline.context} "
@@ -121,14 +151,32 @@ def check_models(config: RunConfig, started: RunDirectory | None = None) -> None
             )
 
 
-def resume(ready: Ready, world: World, learner: Learner, engine: Engine, watch: Stopwatch) -> int:
-    """Put the checkpoint's state back, if there is one; the number of steps already done."""
-    if ready.state is not None:
-        carried = restore(world, learner, ready.state)
-        watch.seconds.update(carried["seconds"])
-        watch.tokens.update(carried["tokens"])
-        engine.version = learner.steps
-    return ready.step
+def _check_experts(config: RunConfig) -> None:
+    """Refuse an environment that lacks what the oracle or a demonstration with mistakes asks of it."""
+    demonstrated = [
+        model.imitation
+        for model in (config.student, config.teacher)
+        if isinstance(model, ModelConfig) and model.imitation is not None
+    ]
+    env = make(EnvSpec(config.env.id, config.env.kwargs))
+    try:
+        if isinstance(config.teacher, OracleTeacherConfig):
+            require_expert(env)
+        for imitation in demonstrated:
+            require_demonstrator(env, imitation.mistakes)
+    finally:
+        env.close()
+
+
+def resume(ready: Ready, world: World, learner: Learner, engine: Engine, watch: Stopwatch) -> LoopState:
+    """Put the checkpoint's state back, if there is one; where the run stands."""
+    if ready.state is None:
+        return LoopState()
+    loop, carried = restore(world, learner, ready.state)
+    watch.seconds.update(carried["seconds"])
+    watch.tokens.update(carried["tokens"])
+    engine.version = learner.steps
+    return loop
 
 
 def evaluate_model(
@@ -139,6 +187,38 @@ def evaluate_model(
     Raises:
         RunError: the environment failed in all of them.
     """
+    play = partial(
+        evaluate,
+        lm,
+        EnvSpec(config.env.id, config.env.kwargs),
+        config.evaluation.episodes,
+        max_new_tokens=config.rollout.max_new_tokens,
+        max_tokens=config.rollout.max_tokens,
+        episode_seconds=config.rollout.episode_seconds,
+    )
+    return _evaluated(play, world, config, max_turns, progress, watch, title)
+
+
+def _evaluate_teacher(
+    world: World, config: RunConfig, ready: Ready, progress: Progress, watch: Stopwatch, title: str
+) -> Evaluation:
+    """Like `evaluate_model`; an oracle's episodes are the expert's."""
+    if ready.teacher is not None:
+        return evaluate_model(world, config, ready.teacher, ready.max_turns, progress, watch, title)
+    env = EnvSpec(config.env.id, config.env.kwargs)
+    play = partial(evaluate_expert, env, ready.student.tokenizer, config.evaluation.episodes)
+    return _evaluated(play, world, config, ready.max_turns, progress, watch, title)
+
+
+def _evaluated(
+    play: Callable[..., Evaluation],
+    world: World,
+    config: RunConfig,
+    max_turns: int,
+    progress: Progress,
+    watch: Stopwatch,
+    title: str,
+) -> Evaluation:
     share = len(world.shard(range(config.evaluation.episodes)))
     with watch("evaluate"), progress.phase(title, config.evaluation.episodes) as shown:
         finished = 0
@@ -148,18 +228,7 @@ def evaluate_model(
             finished += 1
             shown.update(finished * config.evaluation.episodes // share)
 
-        found = evaluate(
-            lm,
-            EnvSpec(config.env.id, config.env.kwargs),
-            config.evaluation.episodes,
-            seed=config.evaluation.seed,
-            max_turns=max_turns,
-            max_new_tokens=config.rollout.max_new_tokens,
-            max_tokens=config.rollout.max_tokens,
-            episode_seconds=config.rollout.episode_seconds,
-            world=world,
-            on_finish=on_finish,
-        )
+        found = play(seed=config.evaluation.seed, max_turns=max_turns, world=world, on_finish=on_finish)
     if not found.episodes:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in found.errors.items())
         raise RunError(f"the environment failed in every held-out episode: {kinds}")
@@ -168,23 +237,29 @@ def evaluate_model(
 
 
 def record_evaluation(
-    world: World, directory: RunDirectory, ready: Ready, name: str, found: Evaluation, step: int
+    world: World, directory: RunDirectory, ready: Ready, name: str, found: Evaluation, loop: LoopState
 ) -> None:
-    """Keep an evaluation made after `step` updates, in memory on every rank and in the run directory."""
+    """Keep an evaluation made where `loop` stands, in memory on every rank and in the run directory."""
+    made = {"step": loop.step, "environment_steps": loop.environment_steps}
     outcomes = {str(seed): flags for seed, flags in found.outcomes.items()}
-    ready.evaluations[name] = {"step": step, **found.summary(), "outcomes": outcomes}
+    ready.evaluations[name] = {**made, **found.summary(), "outcomes": outcomes}
     if world.rank == 0:
         directory.write_json(EVALUATIONS, ready.evaluations)
 
 
 def conclude(
-    world: World, config: RunConfig, directory: RunDirectory, progress: Progress, ready: Ready, watch: Stopwatch
+    world: World,
+    config: RunConfig,
+    directory: RunDirectory,
+    progress: Progress,
+    ready: Ready,
+    loop: LoopState,
+    watch: Stopwatch,
 ) -> dict[str, Any]:
     """Evaluate the trained student, write it out, and sum up."""
-    done = config.training.steps
-    if ready.evaluations.get("after", {}).get("step") != done:  # a run resumed for more steps is evaluated again
+    if ready.evaluations.get("after", {}).get("step") != loop.step:  # a run resumed for more steps is evaluated again
         found = evaluate_model(world, config, ready.student, ready.max_turns, progress, watch, "evaluate student after")
-        record_evaluation(world, directory, ready, "after", found, done)
+        record_evaluation(world, directory, ready, "after", found, loop)
     summary = _summary(ready, watch)
     if world.rank == 0:
         ready.student.save(directory.path / "student")
@@ -192,29 +267,26 @@ def conclude(
     return summary | {"run_dir": str(directory.path)}
 
 
-_CALLED = {"before": "student before", "teacher": "teacher"}
-
-
 def _summary(ready: Ready, watch: Stopwatch) -> dict[str, Any]:
+    """Of the evaluations that were made; a difference needs the student's before and after."""
     outcomes = {
         name: {int(seed): flags for seed, flags in ready.evaluations[name]["outcomes"].items()}
         for name in ("before", "after", "teacher")
+        if name in ready.evaluations
     }
-    rows = {name: success_rate(found) for name, found in outcomes.items()}
-    difference = compare(outcomes["before"], outcomes["after"])
-    return {
-        **{
-            name: {
-                "success_rate": rate.mean,
-                "interval": [rate.low, rate.high],
-                "episodes": sum(map(len, outcomes[name].values())),
-            }
-            for name, rate in rows.items()
-        },
-        "paired_difference": {"mean": difference.mean, "interval": [difference.low, difference.high]},
-        "seconds": {name: round(value, 3) for name, value in watch.seconds.items()},
-        "tokens": dict(watch.tokens),
-    }
+    summary: dict[str, Any] = {}
+    for name, found in outcomes.items():
+        rate = success_rate(found)
+        summary[name] = {
+            "success_rate": rate.mean,
+            "interval": [rate.low, rate.high],
+            "episodes": sum(map(len, found.values())),
+        }
+    if "before" in outcomes:
+        difference = compare(outcomes["before"], outcomes["after"])
+        summary["paired_difference"] = {"mean": difference.mean, "interval": [difference.low, difference.high]}
+    seconds = {name: round(value, 3) for name, value in watch.seconds.items()}
+    return {**summary, "seconds": seconds, "tokens": dict(watch.tokens)}
 
 
 def _model(

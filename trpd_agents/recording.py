@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from trpd_agents.checkpointing import snapshot
+from trpd_agents.checkpointing import LoopState, snapshot
 from trpd_agents.config import RunConfig
 from trpd_agents.distributed import World
 from trpd_agents.learner import Learner
@@ -19,7 +20,7 @@ from trpd_agents.trajectory import Trajectory
 PHASES = ("rollout", "score", "credit", "update")
 
 
-def account(watch: Stopwatch, figures: Mapping[str, float], inside_rollout: Mapping[str, float]) -> dict[str, float]:
+def account(watch: Stopwatch, figures: Mapping[str, Any], inside_rollout: Mapping[str, float]) -> dict[str, float]:
     """Seconds of this step by phase and tokens per second of the whole step; adds the step's tokens to the run's.
 
     `inside_rollout` are the seconds that the rollout spent in the engine and in environments, by name.
@@ -38,7 +39,7 @@ def account(watch: Stopwatch, figures: Mapping[str, float], inside_rollout: Mapp
     }
 
 
-def headline(figures: Mapping[str, float]) -> dict[str, float]:
+def headline(figures: Mapping[str, Any]) -> dict[str, float]:
     """The few figures of a step that the progress display shows."""
     return {
         "success": figures["success"],
@@ -54,7 +55,7 @@ def record(
     directory: RunDirectory,
     writer: MetricsWriter | None,
     step: int,
-    figures: Mapping[str, float],
+    figures: Mapping[str, Any],
     played: Sequence[Trajectory],
 ) -> None:
     """Write the metrics of the `step`-th update, and its trajectories when they are due. All ranks call it."""
@@ -75,12 +76,12 @@ def save(
     world: World,
     config: RunConfig,
     directory: RunDirectory,
-    step: int,
+    loop: LoopState,
     student: LanguageModel,
     learner: Learner,
     watch: Stopwatch,
 ) -> None:
-    """Write a checkpoint after `step` updates. All ranks call it."""
-    state = snapshot(world, learner, {"seconds": dict(watch.seconds), "tokens": dict(watch.tokens)})
+    """Write a checkpoint of where the run stands. All ranks call it."""
+    state = snapshot(world, learner, loop, {"seconds": dict(watch.seconds), "tokens": dict(watch.tokens)})
     if world.rank == 0:
-        directory.save_checkpoint(step, student, state, config.training.keep_checkpoints)
+        directory.save_checkpoint(loop.step, student, state, config.training.keep_checkpoints)

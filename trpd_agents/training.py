@@ -14,23 +14,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from trpd_agents.checkpointing import LoopState
 from trpd_agents.config import RunConfig, dump_config, load_config
 from trpd_agents.counter_rng import uniform
-from trpd_agents.credit import assign_credit, guided_turns
+from trpd_agents.credit import Credit, assign_credit
+from trpd_agents.credit.config import Rule, Thresholds
+from trpd_agents.credit.curriculum import deepens, turn_cap
 from trpd_agents.dialogue import end_ids
 from trpd_agents.distributed import World, launch
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.interrupt import Interrupted, StopRequest, stop_on_signal
 from trpd_agents.learner import Learner
-from trpd_agents.metrics import MetricsWriter, step_figures
+from trpd_agents.metrics import MetricsWriter, counted_divergences, step_figures, sum_by_turn
 from trpd_agents.models import pick_device
-from trpd_agents.preparation import check_models, conclude, evaluate_model, prepare, record_evaluation, resume
+from trpd_agents.preparation import (
+    check_models,
+    conclude,
+    evaluate_model,
+    make_teacher,
+    prepare,
+    record_evaluation,
+    resume,
+)
 from trpd_agents.progress import Progress
 from trpd_agents.recording import account, headline, record, save
-from trpd_agents.rollout import Collector, Engine, Episode, Guide, Limits, Sampling, TransformersEngine
+from trpd_agents.rollout import Collector, Engine, Episode, Limits, Sampling, TransformersEngine, make_guide
 from trpd_agents.run_directory import RunDirectory, default_run_directory
 from trpd_agents.stopwatch import Stopwatch
-from trpd_agents.teacher import LocalTeacher
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.textenv.preflight import check_environment
 from trpd_agents.trajectory import Trajectory, pad_scored
@@ -101,10 +111,10 @@ def _run(
     world: World, config: RunConfig, directory: RunDirectory, progress: Progress, stop: StopRequest
 ) -> dict[str, Any]:
     torch.manual_seed(config.seed + world.rank)
-    method, steps = config.credit.method, config.training.steps
+    method, budget = config.credit.method, config.training
     watch = Stopwatch()
     ready = prepare(world, config, directory, progress, watch)
-    student = ready.student
+    student, max_turns = ready.student, ready.max_turns
 
     engine = TransformersEngine(student)
     collector = Collector(
@@ -112,54 +122,90 @@ def _run(
         engine,
         student.tokenizer,
         Sampling(config.rollout.max_new_tokens, frozenset(end_ids(student.tokenizer)), seed=config.seed),
-        Limits(ready.max_turns, config.rollout.max_tokens, config.rollout.episode_seconds),
+        Limits(max_turns, config.rollout.max_tokens, config.rollout.episode_seconds),
     )
-    exact = method.exact
-    teacher = LocalTeacher(
-        ready.teacher, top_k=config.top_k, keep_hidden=exact, token_budget=config.learner.token_budget
-    )
-    learner = Learner(student, config.learner, config.optimizer_steps, world)
-    start = resume(ready, world, learner, engine, watch)
-    writer = MetricsWriter(directory, start) if world.rank == 0 else None
-    if start == 0:
-        save(world, config, directory, 0, student, learner, watch)
+    teacher = make_teacher(config, ready)
+    learner = Learner(student, config.learner, world)
+    loop = resume(ready, world, learner, engine, watch)
+    writer = MetricsWriter(directory, loop.step) if world.rank == 0 else None
+    if loop.step == 0:
+        save(world, config, directory, loop, student, learner, watch)
 
-    with progress.phase(f"distil: {config.credit.preset}", steps) as shown:
-        for done in range(start + 1, steps + 1):
-            step, stop.in_step = done - 1, True
+    with progress.phase(f"distil: {config.credit.preset}", budget.steps or budget.environment_steps or 0) as shown:
+        while (share := budget.progress(loop.step, loop.environment_steps)) < 1:
+            step, stop.in_step = loop.step, True
+            cap = turn_cap(method.curriculum, step, loop.added_turns, max_turns)
             with watch("rollout"):
-                turns = guided_turns(method.guidance, step, steps)
-                guide = Guide(teacher.engine, turns) if turns else None
-                played = collector.collect(world.shard(episodes_of(config, step)), guide)
+                guide = make_guide(method.guidance, method.divergence, teacher.engine, share, config.seed)
+                played = collector.collect(world.shard(episodes_of(config, step)), guide, max_turns=cap)
             trajectories = usable(world, played)
             with watch("score"):
                 for trajectory, scores in zip(trajectories, teacher.score(trajectories), strict=True):
                     trajectory.scores = scores
             with watch("credit"):
-                credit = assign_credit(pad_scored(trajectories), method, step, config.seed)
+                scored = pad_scored(trajectories)
+                credit = assign_credit(scored, method, step, config.seed, loop.recent)
             with watch("update"):
                 gap = sampler_gap(world, engine, trajectories)
-                update = learner.update(trajectories, credit, method, teacher)
+                update = learner.update(trajectories, credit, method, teacher, progress=share)
                 engine.load_weights(student.model.state_dict(), learner.steps)
             with watch("write"):
-                figures = {**step_figures(world, played, trajectories, credit), **update, "sampler_gap": gap}
-                figures |= account(watch, figures, collector.take_seconds())
-                record(world, config, directory, writer, done, figures, played)
-                shown.update(done, headline(figures))
-                stopping = bool(world.sum(float(stop.asked))[0])
-                if done % config.training.checkpoint_every == 0 or done == steps or stopping:
-                    save(world, config, directory, done, student, learner, watch)
-            if stopping and done < steps:
-                raise Interrupted(
-                    f"stopped after step {done} of {steps}; go on with: trpd train --resume {directory.path}"
+                by_turn = sum_by_turn(world, trajectories, scored, credit, max_turns)
+                now = LoopState(
+                    step=step + 1,
+                    environment_steps=loop.environment_steps + int(world.sum(float(collector.take_steps()))[0]),
+                    added_turns=loop.added_turns
+                    + deepens(method.curriculum, cap, by_turn.divergence, by_turn.counted, max_turns),
+                    recent=recent_divergences(world, method.rule, loop.recent, trajectories, credit),
                 )
-            if config.evaluation.every and done % config.evaluation.every == 0 and done < steps:
-                found = evaluate_model(world, config, student, ready.max_turns, Progress(quiet=True), watch, "")
-                record_evaluation(world, directory, ready, f"step-{done:06d}", found, done)
+                figures: dict[str, Any] = step_figures(world, played, trajectories, credit)
+                figures |= {"environment_steps": now.environment_steps, "turn_cap": cap, **by_turn.figures()}
+                figures |= {**update, "sampler_gap": gap}
+                figures |= account(watch, figures, collector.take_seconds())
+                record(world, config, directory, writer, now.step, figures, played)
+                shown.update(now.step if budget.steps else now.environment_steps, headline(figures))
+                stopping = bool(world.sum(float(stop.asked))[0])
+                over = budget.progress(now.step, now.environment_steps) == 1
+                if now.step % budget.checkpoint_every == 0 or over or stopping:
+                    save(world, config, directory, now, student, learner, watch)
+            if stopping and not over:
+                how = f"go on with: trpd train --resume {directory.path}"
+                raise Interrupted(f"stopped after {stand(config, now)}; {how}")
+            if not over and evaluation_due(config, loop, now):
+                found = evaluate_model(world, config, student, max_turns, Progress(quiet=True), watch, "")
+                record_evaluation(world, directory, ready, f"step-{now.step:06d}", found, now)
+            loop = now
     stop.in_step = False
     if writer is not None:
         writer.close()
-    return conclude(world, config, directory, progress, ready, watch)
+    return conclude(world, config, directory, progress, ready, loop, watch)
+
+
+def stand(config: RunConfig, loop: LoopState) -> str:
+    """Where the run stands, measured as its length is."""
+    if config.training.steps is not None:
+        return f"step {loop.step} of {config.training.steps}"
+    return f"step {loop.step}, with {loop.environment_steps} of {config.training.environment_steps} environment steps"
+
+
+def evaluation_due(config: RunConfig, before: LoopState, now: LoopState) -> bool:
+    """Whether another so many updates, or turns in training, were completed between two states."""
+    counts = (
+        (config.evaluation.every, before.step, now.step),
+        (config.evaluation.every_environment_steps, before.environment_steps, now.environment_steps),
+    )
+    return any(every and old // every < new // every for every, old, new in counts)
+
+
+def recent_divergences(
+    world: World, rule: Rule, before: torch.Tensor, trajectories: Sequence[Trajectory], credit: Credit
+) -> torch.Tensor:
+    """The latest turns' divergences, `before` them those of earlier steps; none unless the rule's thresholds are
+    quantiles of them.
+    """
+    if not isinstance(rule, Thresholds) or rule.thresholds != "quantile":
+        return before
+    return torch.cat([before, counted_divergences(world, trajectories, credit)])[-rule.window :]
 
 
 def episodes_of(config: RunConfig, step: int) -> list[Episode]:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from typer.testing import CliRunner
 
 from trpd_agents import training
 from trpd_agents.cli import app
-from trpd_agents.config import RunConfig, dump_config
-from trpd_agents.config.load import parse_config
+from trpd_agents.config import dump_config
 from trpd_agents.dialogue import train_tokenizer
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.interrupt import Interrupted
@@ -31,33 +29,8 @@ from trpd_agents.models import load_model
 from trpd_agents.storage import read_trajectories
 from trpd_agents.training import episodes_of, train
 
-STEPS = 4
 TIMES = ("seconds", "tokens_per_second")
 SCRIPTED = Path(__file__).parents[1] / "rollout" / "scripted_env.py"
-
-Configure = Callable[..., RunConfig]
-
-
-@pytest.fixture(scope="module")
-def configure(model_directory) -> Configure:
-    """`configure(**sections)`: a run of four steps on a number that is easy to guess; sections are merged in."""
-
-    def build(**changes: dict[str, Any]) -> RunConfig:
-        sections: dict[str, Any] = {
-            "env": {"id": "GuessNumber-v0", "kwargs": {"high": 3, "max_turns": 2}},
-            "student": {"model": str(model_directory(0))},
-            "teacher": {"model": str(model_directory(1))},
-            "rollout": {"max_new_tokens": 3, "max_tokens": 200},
-            "credit": {"preset": "trajectory"},
-            "learner": {"lr": 1e-2, "warmup_steps": 1, "schedule": "linear", "device": "cpu"},
-            "training": {"steps": STEPS, "episodes_per_step": 8, "group_size": 2, "save_trajectories_every": 2},
-            "evaluation": {"episodes": 8},
-        }
-        for name, change in changes.items():
-            sections[name] = {**sections[name], **change}
-        return parse_config(sections)
-
-    return build
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +124,32 @@ def test_metrics_of_every_step(finished):
     lines = metrics(path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
-        assert all(np.isfinite(value) for value in line.values())
+        assert all(np.isfinite(value) for value in line.values() if not isinstance(value, list))
         assert line["episodes"] == 8 and line["environment_failures"] == 0
         assert line["sampler_gap"] < 1e-4
         assert 0 <= line["acceptance"] <= 1 and 0 < line["kept_share"] <= 1
         assert line["kl"] > 0 and line["reverse_kl"] > 0
-    assert [line["lr"] for line in lines] == pytest.approx([1e-2, 1e-2, 1e-2 * 2 / 3, 1e-2 / 3])
+    assert [line["lr"] for line in lines] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
+
+
+def test_metrics_by_turn_agree_with_those_of_the_step(finished):
+    path, _ = finished
+    played = 0
+    for line in metrics(path):
+        columns = {name: values for name, values in line.items() if isinstance(values, list)}
+        assert {len(values) for values in columns.values()} == {2}  # max_turns
+        turns, tokens, counted = (columns[f"{name}_by_turn"] for name in ("turns", "action_tokens", "counted"))
+        assert turns[0] == 8 >= turns[1]
+        assert sum(turns) == pytest.approx(line["turns"] * line["episodes"])
+        assert sum(tokens) == line["action_tokens"]
+        kept = sum(share * n for share, n in zip(columns["kept_share_by_turn"], tokens, strict=True) if n)
+        assert kept / sum(tokens) == pytest.approx(line["kept_share"])
+        diverged = sum(mean * n for mean, n in zip(columns["divergence_by_turn"], counted, strict=True) if n)
+        assert diverged / max(sum(counted), 1) == pytest.approx(line["turn_divergence"])
+        for mean, n in zip(columns["divergence_by_turn"], counted, strict=True):
+            assert (mean is None) == (n == 0)
+        played += sum(turns)
+        assert line["environment_steps"] == played and line["turn_cap"] == 2
 
 
 def board(path: Path) -> list[int]:
@@ -188,6 +181,8 @@ def test_stored_trajectories_are_the_steps_episodes(finished, configure):
 def test_evaluations_keep_every_outcome(finished):
     evaluations = json.loads((finished[0] / "evaluations.json").read_text())
     assert set(evaluations) == {"before", "teacher", "after"}
+    last = metrics(finished[0])[-1]["environment_steps"]
+    assert [evaluations[name]["environment_steps"] for name in ("before", "teacher", "after")] == [0, 0, last]
     for found in evaluations.values():
         assert [int(seed) for seed in found["outcomes"]] == list(range(1_000_000, 1_000_008))
 
@@ -332,7 +327,8 @@ def test_two_ranks_do_what_one_does(finished, configure, tmp_path, monkeypatch):
     train(configure(training={"ranks": 2}), path, quiet=True)
     first, alone = timeless(path)[0], timeless(finished[0])[0]
     for name in alone.keys() - {"sampler_gap"}:  # probed on one trajectory of each rank
-        assert first[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-6), name
+        found, wanted = ([v or 0 for v in (x if isinstance(x, list) else [x])] for x in (first[name], alone[name]))
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-6), name
     stored, wanted = (read_trajectories(p / "trajectories" / "step-000001.parquet") for p in (path, finished[0]))
     assert [t.tokens.tolist() for t in stored] == [t.tokens.tolist() for t in wanted]
     before, reference = (json.loads((p / "evaluations.json").read_text())["before"] for p in (path, finished[0]))

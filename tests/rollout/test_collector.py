@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from trpd_agents.credit import CreditConfig, assign_credit
+from trpd_agents.credit.config import PrefixGuidance
 from trpd_agents.dialogue import Dialogue
-from trpd_agents.rollout import Collector, Episode, Guide, Limits, Sampling, TransformersEngine, demonstrate
+from trpd_agents.models import LanguageModel
+from trpd_agents.rollout import Collector, Episode, Limits, Plan, Sampling, TransformersEngine, demonstrate
 from trpd_agents.rollout.dialogues import Dialogues
 from trpd_agents.textenv import EnvSpec, make
 from trpd_agents.trajectory import Outcome, Stop, Trajectory, pad_scored
@@ -148,6 +150,17 @@ def test_turn_limit(collector):
     assert {t.success for t in trajectories} == {False}
 
 
+def test_a_lower_turn_limit_for_some_episodes(collector):
+    c = collector()
+    capped = c.collect(EPISODES, max_turns=2)
+    assert {(t.outcome, len(t.turns), t.success) for t in capped} == {(Outcome.MAX_TURNS, 2, False)}
+    whole = c.collect(EPISODES)
+    assert {t.outcome for t in whole} == {Outcome.TERMINATED}  # the next ones are not capped
+    for cut, full in zip(capped, whole, strict=True):
+        assert cut.tokens.tolist() == full.tokens[: len(cut.tokens)].tolist()
+    assert {len(t.turns) for t in collector(limits=Limits(max_turns=2)).collect(EPISODES, max_turns=9)} == {2}
+
+
 def test_the_environments_own_limit_is_another_outcome(collector):
     trajectories = collector(EnvSpec(ENV, {"truncate": True})).collect(EPISODES[:2])
     assert {t.outcome for t in trajectories} == {Outcome.TRUNCATED}
@@ -230,12 +243,26 @@ def test_seconds_are_handed_out_once(collector):
     assert c.take_seconds() == {"generate": 0.0, "environment": 0.0}
 
 
+def test_every_action_given_to_an_environment_is_counted(collector):
+    """Those of an attempt that failed too: seeds 1 and 4 fall over in their second turn, and are played once more."""
+    c = collector(EnvSpec(ENV, {"fail": "step", "bad_seeds": (1, 4), "failures": 99, "tag": "counted"}))
+    played = c.collect(EPISODES)
+    finished = sum(len(t.turns) for t in played if t.error is None)
+    assert finished == 3 + 3 + 5 + 5
+    assert c.take_steps() == finished + 2 * 2 * 2
+    assert c.take_steps() == 0
+
+
 # Guidance
+
+
+def first_turns(lm: LanguageModel, turns: int) -> Plan:
+    return Plan(TransformersEngine(lm), PrefixGuidance(turns=turns), progress=0.0)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 99])
 def test_a_guide_plays_the_first_turns(collector, make_lm, turns, reference_logprobs):
-    guide = Guide(TransformersEngine(make_lm(1)), turns)
+    guide = first_turns(make_lm(1), turns)
     for trajectory in collector().collect(EPISODES, guide):
         authors = [turn.author for turn in trajectory.turns]
         led = min(turns, len(authors))
@@ -252,17 +279,17 @@ def test_a_guide_plays_the_first_turns(collector, make_lm, turns, reference_logp
 def test_a_guided_conversation_is_token_exact_too(collector, make_lm, tokenizer):
     env = make(EnvSpec(ENV))
     dialogue = Dialogue(tokenizer, env.instructions, env.tools)
-    engine = TransformersEngine(make_lm(1))
-    for trajectory in collector().collect(EPISODES, Guide(engine, 2)):
+    guide = first_turns(make_lm(1), 2)
+    for trajectory in collector().collect(EPISODES, guide):
         check_token_exact(trajectory, dialogue)
-    assert not engine._batches
+    assert not guide.engine._batches
 
 
 def test_the_guides_words_are_the_guides(collector, make_lm):
     """Its first action is its own policy's, not the student's, and not drawn with the student's numbers."""
     alone = collector().collect(EPISODES)
-    guided = collector().collect(EPISODES, Guide(TransformersEngine(make_lm(1)), 1))
-    itself = collector().collect(EPISODES, Guide(TransformersEngine(make_lm(0)), 1))
+    guided = collector().collect(EPISODES, first_turns(make_lm(1), 1))
+    itself = collector().collect(EPISODES, first_turns(make_lm(0), 1))
     assert [t.turns[0].text for t in alone] != [t.turns[0].text for t in guided]
     assert [t.turns[0].text for t in alone] != [t.turns[0].text for t in itself]
 

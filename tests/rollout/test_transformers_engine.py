@@ -219,3 +219,76 @@ def test_release_forgets(make_lm, sampling):
     converse(engine, sampling, SCRIPTS)
     assert not engine._batches and not engine._unfed
     engine.release([99])  # a conversation it never had
+
+
+# Taking in what somebody else said
+
+
+def say(engine: TransformersEngine, sampling: Sampling, names: list[int]) -> dict[int, tuple[Played, list[float]]]:
+    """Odd turns are given, two tokens of them scored, even ones sampled; of all of a given turn's when it is turn 3."""
+    found = {c: (Played(), list[float]()) for c in names}
+    for turn in range(max(len(SCRIPTS[c]) for c in names)):
+        live = [c for c in names if len(SCRIPTS[c]) > turn]
+        requests = [Request(c, SCRIPTS[c][turn], key=c) for c in live]
+        if turn % 2:
+            counts = [len(r.tokens) if turn == 3 else min(2, len(r.tokens)) for r in requests]
+            for c, r, count, values in zip(live, requests, counts, engine.append(requests, counts), strict=True):
+                log, scores = found[c]
+                log.tokens += r.tokens
+                log.actions.append((len(log.tokens) - count, len(log.tokens)))
+                assert values.dtype == np.float32 and values.shape == (count,)
+                scores += values.tolist()
+        else:
+            for c, r, completion in zip(live, requests, engine.generate(requests, sampling), strict=True):
+                found[c][0].tokens += [*r.tokens, *completion.tokens]
+        engine.release([c for c in live if len(SCRIPTS[c]) == turn + 1])
+    return found
+
+
+def test_given_tokens_are_scored_like_any_others(make_lm, sampling, reference_logprobs):
+    engine = TransformersEngine(make_lm(0))
+    for log, scores in say(engine, sampling, list(SCRIPTS)).values():
+        logp = reference_logprobs(make_lm(0), np.array(log.tokens))
+        at = [p for span in log.actions for p in range(*span)]
+        assert scores == pytest.approx(logp[at, torch.tensor(log.tokens)[at]].tolist(), abs=1e-5)
+    assert not engine._batches and not engine._unfed
+
+
+def test_what_follows_given_tokens_does_not_depend_on_the_batch(make_lm, sampling):
+    together = say(TransformersEngine(make_lm(0)), sampling, list(SCRIPTS))
+    for c in SCRIPTS:
+        assert say(TransformersEngine(make_lm(0)), sampling, [c])[c][0].tokens == together[c][0].tokens
+
+
+def test_given_tokens_are_fed_once_too(make_lm, sampling):
+    lm = make_lm(0)
+    with counting(lm) as fed:
+        found = say(TransformersEngine(lm), sampling, list(SCRIPTS))
+    assert sum(fed) == sum(len(log.tokens) - 1 for log, _ in found.values())
+
+
+def test_a_conversation_may_begin_with_given_tokens(make_lm, reference_logprobs):
+    tokens = SCRIPTS[10][0]
+    values = TransformersEngine(make_lm(0)).append([Request(1, tokens, 1)], [len(tokens) - 1])[0]
+    logp = reference_logprobs(make_lm(0), np.array(tokens))
+    assert values == pytest.approx([float(logp[t, tokens[t]]) for t in range(1, len(tokens))], abs=1e-5)
+    assert TransformersEngine(make_lm(0)).append([Request(1, [5], 1)], [0])[0].shape == (0,)
+
+
+def test_conversations_may_be_opened_together_and_answered_apart(make_lm, played, sampling):
+    """Nothing is asked of what was given: then it is as if it had come with the first request, in fewer passes."""
+    lm = make_lm(0)
+    engine = TransformersEngine(lm)
+    opened = engine.append([Request(c, SCRIPTS[c][0], c) for c in SCRIPTS], [0] * len(SCRIPTS))
+    assert {values.shape for values in opened} == {(0,)}
+    for c in SCRIPTS:  # each in a round of its own
+        (completion,) = engine.generate([Request(c, [], c)], sampling)
+        (start, end) = played[c].actions[0]
+        assert completion.tokens == played[c].tokens[start:end]
+    assert len({id(batch) for batch in engine._batches.values()}) == 1
+
+
+def test_scores_of_tokens_that_nothing_predicts_are_refused(make_lm):
+    engine = TransformersEngine(make_lm(0))
+    with pytest.raises(ValueError, match="counts: found 3 for conversation 1, wanted at most its 3 new tokens, each"):
+        engine.append([Request(1, [5, 6, 7], 1)], [3])

@@ -86,10 +86,12 @@ def _show(summary: dict[str, Any]) -> None:
     who = {"before": "student before", "after": "student after", "teacher": "teacher"}
     rows = []
     for key, name in who.items():
+        if key not in summary:
+            continue
         found = summary[key]
         rate = interval(found["success_rate"], *found["interval"])
         rows.append({"": name, "success rate [95 %]": rate, "episodes": str(found["episodes"])})
     show_table(rows)
-    change = summary["paired_difference"]
-    print(f"after minus before, paired by seed: {interval(change['mean'], *change['interval'], sign='+')}")
+    if change := summary.get("paired_difference"):
+        print(f"after minus before, paired by seed: {interval(change['mean'], *change['interval'], sign='+')}")
     print(f"run directory: {summary['run_dir']}")

@@ -36,15 +36,30 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _keys_at(root: type[BaseModel], path: tuple[int | str, ...]) -> dict[str, Any]:
-    """Field name -> annotation of the section at `path`; path entries that name a union member are passed over."""
-    here = [root]
+def _walk(root: type[BaseModel], path: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """`path` as the user wrote it, and the classes that the section there can have.
+
+    Where a section has several classes, an error's path also says, by its `kind`, which of them was tried.
+    """
+    written, here = [], [root]
     for step in path:
+        of_kind = [
+            m for m in here if len(here) > 1 and "kind" in m.model_fields and m.model_fields["kind"].default == step
+        ]
+        if of_kind:
+            here = of_kind
+            continue
+        written.append(str(step))
         below = [
             m for model in here if step in model.model_fields for m in _models(model.model_fields[str(step)].annotation)
         ]
         here = below or here
-    return {name: info.annotation for model in here for name, info in model.model_fields.items()}
+    return written, here
+
+
+def _keys_at(root: type[BaseModel], path: tuple[int | str, ...]) -> dict[str, Any]:
+    """Field name -> annotation of the section at `path`; path entries that name a union member are passed over."""
+    return {name: info.annotation for model in _walk(root, path)[1] for name, info in model.model_fields.items()}
 
 
 def _elsewhere(root: type[BaseModel], key: str) -> str | None:
@@ -59,22 +74,25 @@ def _elsewhere(root: type[BaseModel], key: str) -> str | None:
 
 def _line(root: type[BaseModel], error: ErrorDetails) -> Iterable[str]:
     path, kind, context = error["loc"], error["type"], error.get("ctx", {})
-    dotted = ".".join(str(step) for step in path)
+    dotted = ".".join(_walk(root, path)[0])
     nested = context.get("error")
     if isinstance(nested, Problems):
         yield from (f"{'.'.join(filter(None, (dotted, below)))}: {message}" for below, message in nested.found)
     elif kind == "extra_forbidden":
         key = str(path[-1])
         home = _elsewhere(root, key)
-        hint = f"did you mean '{home}.{key}'?" if home else suggest(key, _keys_at(root, path[:-1]))
+        hint = f"did you mean '{home}.{key}'?" if home and path[0] != home else suggest(key, _keys_at(root, path[:-1]))
         yield f"{dotted}: unknown key; {hint}"
     elif kind == "missing":
         yield f"{dotted}: missing; this key has no default and must be given"
     elif kind == "literal_error":
         yield f"{dotted}: {context['expected']} wanted, found {error['input']!r}"
+    elif kind == "union_tag_invalid":
+        wanted = " or ".join(context["expected_tags"].split(", "))
+        yield f"{dotted}.kind: {wanted} wanted, found {error['input']['kind']!r}"
     elif kind == "value_error":
         yield f"{dotted}: {nested}"
-    elif kind in ("model_type", "dict_type"):
+    elif kind in ("model_type", "dict_type", "model_attributes_type"):
         yield f"{dotted}: a mapping of keys to values wanted, found {error['input']!r}"
     else:
         wanted = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import model_validator
 
 from trpd_agents.config.method import MethodConfig
@@ -33,28 +35,32 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
-    def optimizer_steps(self) -> int:
-        """Optimiser steps in the whole run, which the learning rate's schedule spans."""
-        return self.training.steps * self.learner.epochs_per_batch * self.learner.minibatches
-
-    @property
     def top_k(self) -> int:
         """How many of its most likely tokens the teacher returns per position: as many as the method reads, else 0."""
-        return int(getattr(self.credit.method.outlier, "top_k", 0))
+        forward_kl = self.credit.method.forward_kl
+        return forward_kl.top_k if forward_kl is not None else 0
+
+    @property
+    def _most_optimizer_steps(self) -> int:
+        """Optimiser steps that the run has, or can have at most: an episode has at least one turn."""
+        training = self.training
+        steps = training.steps or math.ceil((training.environment_steps or 0) / training.episodes_per_step)
+        return steps * self.learner.epochs_per_batch * self.learner.minibatches
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
         problems = []
         guidance = self.credit.method.guidance.kind
-        if guidance != "none" and not self.teacher.can_act:
+        if guidance not in self.teacher.guidance:
             message = (
-                f"'{guidance}' lets the teacher play, but a teacher of kind '{self.teacher.kind}' only scores; "
-                "set it to 'none' or take a teacher that can act (kind 'local')"
+                f"a teacher of kind '{self.teacher.kind}' cannot guide by '{guidance}', only by "
+                f"{', '.join(self.teacher.guidance)}; set it to one of these or take a teacher of kind 'local'"
             )
             problems.append(("credit.guidance.kind", message))
-        if self.learner.warmup_steps > self.optimizer_steps:
+        most = self._most_optimizer_steps
+        if self.learner.warmup_steps > most:
             message = (
-                f"at most the run's {self.optimizer_steps} optimiser steps wanted, found {self.learner.warmup_steps}: "
+                f"at most the run's {most} optimiser steps wanted, found {self.learner.warmup_steps}: "
                 "the learning rate would never be reached"
             )
             problems.append(("learner.warmup_steps", message))

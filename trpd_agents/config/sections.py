@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
 
 from trpd_agents.config.problems import Problems
 
@@ -44,6 +44,7 @@ class ImitationConfig(Section):
     batch: Count  # episodes per optimiser step
     lr: Positive
     seed: Natural = 0
+    mistakes: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # share of turns played at random, not imitated
 
 
 class ModelConfig(Section):
@@ -57,13 +58,27 @@ class ModelConfig(Section):
 class LocalTeacherConfig(ModelConfig):
     """A teacher whose weights are loaded in this process. How many top tokens it returns follows from `credit`."""
 
-    can_act: ClassVar[bool] = True  # guidance needs a teacher that can play turns, not only score them
+    guidance: ClassVar[tuple[str, ...]] = ("none", "prefix", "bernoulli", "rescue")  # kinds that it can do
 
     kind: Literal["local"] = "local"
 
 
-# With a second kind of teacher this becomes a union discriminated on `kind`; nothing else has to change.
-TeacherConfig = LocalTeacherConfig
+class OracleTeacherConfig(Section):
+    """The environment's own expert as a teacher: exact in every state, and no model."""
+
+    guidance: ClassVar[tuple[str, ...]] = ("none", "prefix", "bernoulli")  # it does not read along while others play
+
+    kind: Literal["oracle"] = "oracle"
+    uniform: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.01  # probability of any legal action, not the best
+
+
+def _local_unless_said(data: object) -> object:
+    return {"kind": "local", **data} if isinstance(data, dict) else data
+
+
+TeacherConfig = Annotated[
+    LocalTeacherConfig | OracleTeacherConfig, Discriminator("kind"), BeforeValidator(_local_unless_said)
+]
 
 _TRUNCATING = ("top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -126,15 +141,25 @@ class LearnerConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The loop: how many updates, of how many episodes, and what is written down when."""
+    """The loop: how long it runs, how many episodes an update is made of, and what is written down when."""
 
-    steps: Count  # optimiser batches: one rollout of `episodes_per_step` each
+    steps: Count | None = None  # optimiser batches: one rollout of `episodes_per_step` each
+    environment_steps: Count | None = None  # or turns played in training; the update that reaches them is the last
     episodes_per_step: Count
     group_size: Count = 1  # episodes per environment seed
     checkpoint_every: Count = 50  # steps
     keep_checkpoints: Count = 2
     ranks: Count = 1  # data-parallel processes
     save_trajectories_every: Natural = 10  # steps; 0: never
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainingConfig:
+        if (self.steps is None) == (self.environment_steps is None):
+            wanted = "exactly one of steps and environment_steps wanted, which says how long the run is; found"
+            if self.steps is None:
+                raise ValueError(f"{wanted} neither")
+            raise ValueError(f"{wanted} {self.steps} and {self.environment_steps}: set one of them to null")
+        return self
 
     @model_validator(mode="after")
     def _episodes_divide(self) -> TrainingConfig:
@@ -150,6 +175,13 @@ class TrainingConfig(Section):
             )
         return self
 
+    def progress(self, steps: int, environment_steps: int) -> float:
+        """Share of the run that is done after so many updates and turns played; 1 when it is over."""
+        if self.steps is not None:
+            return min(1.0, steps / self.steps)
+        assert self.environment_steps is not None
+        return min(1.0, environment_steps / self.environment_steps)
+
 
 class EvaluationConfig(Section):
     """Held-out episodes: seeds `seed`, `seed + 1`, ... are kept out of training."""
@@ -157,3 +189,6 @@ class EvaluationConfig(Section):
     episodes: Count = 256
     seed: Natural = 1_000_000
     every: Natural = 0  # steps; 0: only before and after training
+    every_environment_steps: Natural = 0  # likewise in turns played in training
+    before: Flag = True  # evaluate the student before training
+    teacher: Flag = True  # evaluate the teacher

@@ -9,29 +9,21 @@ success.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from trpd_agents.dialogue import Dialogue
 from trpd_agents.errors import EnvironmentFailure
 from trpd_agents.rollout.dialogues import Dialogues
-from trpd_agents.rollout.engine import Completion, Engine, Request, Sampling
+from trpd_agents.rollout.engine import Engine, Sampling
+from trpd_agents.rollout.guide import Guide
+from trpd_agents.rollout.live import Episode, Live
 from trpd_agents.textenv import AgentEnv, EnvSpec, make
-from trpd_agents.trajectory import Outcome, Trajectory, Turn
-from trpd_envs.tools import Call, parse_calls
+from trpd_agents.trajectory import Outcome, Stop, Trajectory
 
 TEACHER_STREAM = 1 << 40  # keeps a guiding teacher's draws apart from the student's for the same episode
-
-
-@dataclass(frozen=True)
-class Episode:
-    """Which episode to play: the environment's seed, and a key that is unique in the run and seeds the sampling."""
-
-    seed: int
-    key: int
 
 
 @dataclass(frozen=True)
@@ -43,34 +35,6 @@ class Limits:
     episode_seconds: float = 600.0
     parallel: int = 256  # episodes at once
     retries: int = 1  # fresh starts after an environment failure
-
-
-@dataclass(frozen=True)
-class Guide:
-    """A teacher that plays the first `turns` turns of every episode instead of the student."""
-
-    engine: Engine
-    turns: int
-
-
-@dataclass
-class _Live:
-    episode: Episode
-    env: AgentEnv
-    dialogue: Dialogue
-    observation: str
-    started: float
-    tokens: list[int]
-    logprobs: list[float]
-    prompt_start: int = 0
-    turns: list[Turn] = field(default_factory=list)
-    fed: dict[int, int] = field(default_factory=dict)  # per engine: how many of `tokens` it has seen
-    reward: float = 0.0
-    success: bool | None = None
-
-    def extend(self, ids: Sequence[int]) -> None:
-        self.tokens.extend(ids)
-        self.logprobs.extend([float("nan")] * len(ids))
 
 
 class Collector:
@@ -85,20 +49,29 @@ class Collector:
         self.limits = limits
         self.dialogues = Dialogues(tokenizer)
         self._seconds = {"generate": 0.0, "environment": 0.0}
+        self._steps = 0
 
     def collect(
         self,
         episodes: Sequence[Episode],
         guide: Guide | None = None,
         on_finish: Callable[[Trajectory], None] | None = None,
+        max_turns: int | None = None,
     ) -> list[Trajectory]:
-        """Play `episodes` and return their trajectories in the same order."""
+        """Play `episodes` and return their trajectories in the same order.
+
+        Args:
+            guide: a teacher that plays some of the turns.
+            on_finish: called with each trajectory as it ends.
+            max_turns: a lower limit than that of `limits`, for these episodes.
+        """
+        limit = self.limits.max_turns if max_turns is None else min(max_turns, self.limits.max_turns)
         finished: dict[int, Trajectory] = {}
         waiting = list(episodes)
         for attempt in range(self.limits.retries + 1):
             failed: list[Episode] = []
             for start in range(0, len(waiting), self.limits.parallel):
-                for trajectory in self._play(waiting[start : start + self.limits.parallel], guide):
+                for trajectory in self._play(waiting[start : start + self.limits.parallel], guide, limit):
                     if trajectory.error is not None and attempt < self.limits.retries:
                         failed.append(Episode(trajectory.seed, trajectory.id))
                         continue
@@ -109,13 +82,18 @@ class Collector:
         return [finished[e.key] for e in episodes]
 
     def take_seconds(self) -> dict[str, float]:
-        """Seconds spent in the engine (`generate`) and in environments (`environment`) since this was last asked."""
+        """Seconds spent in engines (`generate`) and in environments (`environment`) since this was last asked."""
         seconds, self._seconds = self._seconds, {"generate": 0.0, "environment": 0.0}
         return seconds
 
-    def _play(self, episodes: Sequence[Episode], guide: Guide | None) -> list[Trajectory]:
+    def take_steps(self) -> int:
+        """Actions given to environments since this was last asked, those of attempts that failed included."""
+        steps, self._steps = self._steps, 0
+        return steps
+
+    def _play(self, episodes: Sequence[Episode], guide: Guide | None, max_turns: int) -> list[Trajectory]:
         done: list[Trajectory] = []
-        live: list[_Live] = []
+        live: list[Live] = []
         for episode in episodes:
             opened = self._open(episode)
             if isinstance(opened, Trajectory):
@@ -123,10 +101,11 @@ class Collector:
             else:
                 live.append(opened)
         while live:
-            staying: list[_Live] = []
+            staying: list[Live] = []
             ended: list[int] = []
-            for run, completion, author in self._act(live, guide):
-                finished = self._step(run, completion, author)
+            self._act(live, guide)
+            for run in live:
+                finished = self._step(run, max_turns)
                 if finished is None:
                     staying.append(run)
                 else:
@@ -135,12 +114,20 @@ class Collector:
                     ended.append(run.episode.key)
             if ended:
                 self.engine.release(ended)
-                if guide is not None:
-                    guide.engine.release(ended)
+            if guide is not None:
+                guide.release(ended)
+                with self._timed("generate"):
+                    guide.review([run for run in staying if run.turns[-1].author == "student"])
             live = staying
         return done
 
-    def _open(self, episode: Episode) -> _Live | Trajectory:
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        clock = time.perf_counter()
+        yield
+        self._seconds[what] += time.perf_counter() - clock
+
+    def _open(self, episode: Episode) -> Live | Trajectory:
         clock = time.perf_counter()
         env: AgentEnv | None = None
         try:
@@ -149,77 +136,61 @@ class Collector:
         except EnvironmentFailure as failure:
             if env is not None:
                 env.close()
-            blank = _Live(episode, None, None, "", clock, [], [])  # type: ignore[arg-type]
+            blank = Live(episode, None, None, "")  # type: ignore[arg-type]
             return self._finish(blank, Outcome.ERROR, "", failure)
         finally:
             self._seconds["environment"] += time.perf_counter() - clock
         dialogue = self.dialogues(env.instructions, env.tools)
-        run = _Live(episode, env, dialogue, observation, clock, [], [])
+        run = Live(episode, env, dialogue, observation, started=clock)
         run.extend(dialogue.start(observation))
         if len(run.tokens) + self.sampling.max_new_tokens > self.limits.max_tokens:
             env.close()
             return self._finish(run, Outcome.MAX_TOKENS, observation)
         return run
 
-    def _act(self, live: Sequence[_Live], guide: Guide | None) -> list[tuple[_Live, Completion, str]]:
-        """One action for every live episode, by the student or, in its first turns, by the guiding teacher."""
-        guided = [guide is not None and len(run.turns) < guide.turns for run in live]
-        answers: dict[int, tuple[Completion, str]] = {}
-        for by_teacher, engine, author, stream in (
-            (False, self.engine, "student", 0),
-            (True, guide.engine if guide else self.engine, "teacher", TEACHER_STREAM),
-        ):
-            runs = [run for run, is_guided in zip(live, guided, strict=True) if is_guided is by_teacher]
-            if not runs:
-                continue
-            slot = id(engine)
-            requests = [
-                Request(run.episode.key, run.tokens[run.fed.get(slot, 0) :], run.episode.key + stream) for run in runs
-            ]
-            clock = time.perf_counter()
-            completions = engine.generate(requests, self.sampling)
-            self._seconds["generate"] += time.perf_counter() - clock
-            for run, completion in zip(runs, completions, strict=True):
-                answers[run.episode.key] = (completion, author)
-                run.fed[slot] = len(run.tokens) + len(completion.tokens)
-        return [(run, *answers[run.episode.key]) for run in live]
+    def _act(self, live: Sequence[Live], guide: Guide | None) -> None:
+        """One action more for every live episode, by the student or by the guiding teacher."""
+        if guide is not None:
+            with self._timed("generate"):
+                guide.read(self.engine, live)
+        led = {r.episode.key for r in live if guide is not None and guide.leads(r.episode.key, len(r.turns))}
+        self._generate([run for run in live if run.episode.key not in led], self.engine, "student", 0)
+        if guide is not None:
+            self._generate([run for run in live if run.episode.key in led], guide.engine, "teacher", TEACHER_STREAM)
 
-    def _step(self, run: _Live, completion: Completion, author: str) -> Trajectory | None:
-        """Write the action down and step the environment; the trajectory if the episode is over."""
-        text = run.dialogue.text(completion.tokens)
-        span = (len(run.tokens), len(run.tokens) + len(completion.tokens))
-        turn = Turn((run.prompt_start, span[0]), span, author, completion.stop, run.observation, text)
-        turn.calls = [{"name": c.name, "arguments": c.arguments} for c in parse_calls(text) if isinstance(c, Call)]
-        run.tokens.extend(completion.tokens)
-        # Only the student's own log-probabilities are the student's; a guiding teacher's are scored like everything
-        # else.
-        own = author == "student"
-        run.logprobs.extend(completion.logprobs if own else [float("nan")] * len(completion.logprobs))
-        run.prompt_start = span[1]
-        run.turns.append(turn)
+    def _generate(self, runs: Sequence[Live], engine: Engine, author: str, stream: int) -> None:
+        if not runs:
+            return
+        with self._timed("generate"):
+            completions = engine.generate([run.request(engine, stream) for run in runs], self.sampling)
+        for run, completion in zip(runs, completions, strict=True):
+            run.act(engine, completion, author)
+
+    def _step(self, run: Live, max_turns: int) -> Trajectory | None:
+        """Give the last action to the environment; the trajectory if the episode is over."""
+        turn = run.turns[-1]
         clock = time.perf_counter()
+        self._steps += 1
         try:
-            step = run.env.step(text)
+            step = run.env.step(turn.text)
         except EnvironmentFailure as failure:
             turn.ok = False
             return self._finish(run, Outcome.ERROR, "", failure)
         finally:
             self._seconds["environment"] += time.perf_counter() - clock
-        turn.reward, turn.ok = step.reward, step.ok
-        run.reward += step.reward
-        run.success = step.success
+        run.advance(step)
         outcome = None
         if step.terminated:
             outcome = Outcome.TERMINATED
         elif step.truncated:
             outcome = Outcome.TRUNCATED
-        elif len(run.turns) >= self.limits.max_turns:
+        elif len(run.turns) >= max_turns:
             outcome = Outcome.MAX_TURNS
         elif time.perf_counter() - run.started > self.limits.episode_seconds:
             outcome = Outcome.TIMEOUT
         if outcome is not None:
             return self._finish(run, outcome, step.observation)
-        following = run.dialogue.observe(step.observation, ended=completion.stop == "end")
+        following = run.dialogue.observe(step.observation, ended=turn.stop is Stop.END)
         if len(run.tokens) + len(following) + self.sampling.max_new_tokens > self.limits.max_tokens:
             return self._finish(run, Outcome.MAX_TOKENS, step.observation)
         run.extend(following)
@@ -227,20 +198,6 @@ class Collector:
         return None
 
     def _finish(
-        self, run: _Live, outcome: Outcome, observation: str, failure: EnvironmentFailure | None = None
+        self, run: Live, outcome: Outcome, observation: str, failure: EnvironmentFailure | None = None
     ) -> Trajectory:
-        return Trajectory(
-            id=run.episode.key,
-            env_id=self.env.id,
-            env_kwargs=dict(self.env.kwargs),
-            seed=run.episode.seed,
-            tokens=np.array(run.tokens, dtype=np.int32),
-            logprobs=np.array(run.logprobs, dtype=np.float32),
-            turns=run.turns,
-            outcome=outcome,
-            success=None if failure else bool(run.success),
-            reward=run.reward,
-            final_observation=observation,
-            policy_version=self.engine.version,
-            error=None if failure is None else {"kind": failure.kind, "message": failure.message},
-        )
+        return run.finish(self.env, self.engine.version, outcome, observation, failure)

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from trpd_agents.textenv import AgentEnv
 from trpd_agents.trajectory import Scores, Stop
 
 
@@ -32,11 +33,15 @@ class Sampling:
 
 @dataclass
 class Request:
-    """Continue `conversation` after `tokens`, the ids this engine has not seen yet. `key` names the random stream."""
+    """Continue `conversation` after `tokens`, the ids this engine has not seen yet. `key` names the random stream.
+
+    `env` is the environment that the conversation is with, for a player that is no model but the environment's expert.
+    """
 
     conversation: int
     tokens: Sequence[int]
     key: int
+    env: AgentEnv | None = None
 
 
 @dataclass
@@ -54,6 +59,14 @@ class Engine(Protocol):
     version: int
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]: ...
+
+    def append(self, requests: Sequence[Request], counts: Sequence[int]) -> list[np.ndarray]:
+        """Take in what somebody else said: `requests[i].tokens`, and nothing is sampled.
+
+        Returns:
+            Per request, float32 `[counts[i]]`, nats: the log-probabilities of the last `counts[i]` of its tokens.
+        """
+        ...
 
     def release(self, conversations: Sequence[int]) -> None:
         """Forget conversations that have ended."""

@@ -1,8 +1,8 @@
 """The transformers engine: lock-step batches of conversations over one growing key-value cache.
 
 Conversations that start together form a batch and advance together; when some end, the batch is packed. Each token of a
-conversation is encoded once. Every draw comes from a counter-based generator keyed by (seed, key, position), so an
-episode's tokens are the same whatever batch it is in.
+conversation is encoded once, the last one only when something follows it. Every draw comes from a counter-based
+generator keyed by (seed, key, position), so an episode's tokens are the same whatever batch it is in.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from trpd_agents.batching import position_chunk
 from trpd_agents.counter_rng import uniform
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.cache import ConversationCache
@@ -27,23 +28,27 @@ class TransformersEngine:
         self.lm = lm
         self.version = 0
         self._batches: dict[int, ConversationCache] = {}
-        self._unfed: dict[int, list[int]] = {}  # sampled, but not yet in the cache
+        self._unfed: dict[int, list[int]] = {}  # a conversation's last token, not yet in the cache
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Continue every request's conversation by one action. Requests of one batch are answered together."""
-        fresh = [r.conversation for r in requests if r.conversation not in self._batches]
-        if fresh:
-            batch = ConversationCache(fresh, self.lm.model.config.get_text_config().num_hidden_layers, self.lm.device)
-            for conversation in fresh:
-                self._batches[conversation] = batch
-                self._unfed[conversation] = []
         completions: dict[int, Completion] = {}
-        groups: dict[int, list[Request]] = {}
-        for request in requests:
-            groups.setdefault(id(self._batches[request.conversation]), []).append(request)
-        for group in groups.values():
-            completions.update(self._advance(self._batches[group[0].conversation], group, sampling))
+        for batch, group in self._grouped(requests):
+            completions.update(self._advance(batch, group, sampling))
         return [completions[r.conversation] for r in requests]
+
+    def append(self, requests: Sequence[Request], counts: Sequence[int]) -> list[np.ndarray]:
+        """Encode tokens that are given; float32 `[counts[i]]`, nats: the log-probabilities of the last ones of each.
+
+        Raises:
+            ValueError: a count asks for tokens that were not given, or for a conversation's first one, which nothing
+                predicts.
+        """
+        wanted = {r.conversation: count for r, count in zip(requests, counts, strict=True)}
+        found: dict[int, np.ndarray] = {}
+        for batch, group in self._grouped(requests):
+            found.update(self._take_in(batch, group, wanted))
+        return [found[r.conversation] for r in requests]
 
     def release(self, conversations: Sequence[int]) -> None:
         gone = set(conversations)
@@ -66,6 +71,55 @@ class TransformersEngine:
     ) -> list[Scores]:
         return score_tokens(self.lm, sequences, positions, top_k=top_k)
 
+    def _grouped(self, requests: Sequence[Request]) -> list[tuple[ConversationCache, list[Request]]]:
+        """The requests of each batch; conversations that are new form one of their own."""
+        fresh = [r.conversation for r in requests if r.conversation not in self._batches]
+        if fresh:
+            batch = ConversationCache(fresh, self.lm.model.config.get_text_config().num_hidden_layers, self.lm.device)
+            for conversation in fresh:
+                self._batches[conversation] = batch
+                self._unfed[conversation] = []
+        groups: dict[int, list[Request]] = {}
+        for request in requests:
+            groups.setdefault(id(self._batches[request.conversation]), []).append(request)
+        return [(self._batches[group[0].conversation], group) for group in groups.values()]
+
+    @torch.inference_mode()
+    def _take_in(
+        self, batch: ConversationCache, requests: Sequence[Request], wanted: Mapping[int, int]
+    ) -> dict[int, np.ndarray]:
+        feeds: list[list[int]] = [[] for _ in batch.conversations]
+        rows: list[int] = []  # of each wanted token: its row, the column of the token before it, and itself
+        columns: list[int] = []
+        tokens: list[int] = []
+        place = {c: r for r, c in enumerate(batch.conversations)}
+        for request in requests:
+            conversation, row = request.conversation, place[request.conversation]
+            sequence = [*self._unfed[conversation], *request.tokens]
+            count = wanted[conversation]
+            if not 0 <= count <= min(len(request.tokens), len(sequence) - 1):
+                raise ValueError(
+                    f"counts: found {count} for conversation {conversation}, wanted at most its "
+                    f"{len(request.tokens)} new tokens, each with one before it"
+                )
+            feeds[row], self._unfed[conversation] = sequence[:-1], sequence[-1:]
+            rows += [row] * count
+            columns += range(len(sequence) - 1 - count, len(sequence) - 1)
+            tokens += sequence[len(sequence) - count :]
+        if not any(feeds):
+            return {r.conversation: np.zeros(0, dtype=np.float32) for r in requests}
+        at = torch.tensor([rows, columns], dtype=torch.int64, device=self.lm.device)
+        predictors = self._encode(batch, *self._padded(feeds))[at[0], at[1]]
+        target = torch.tensor(tokens, dtype=torch.int64, device=self.lm.device)
+        chunk = position_chunk(self.lm.vocab_size)
+        parts = [
+            self.lm.logits(hidden).float().log_softmax(-1).gather(-1, token[:, None])[:, 0]
+            for hidden, token in zip(predictors.split(chunk), target.split(chunk), strict=True)
+        ]
+        ends = np.cumsum([wanted[r.conversation] for r in requests])
+        values = np.split(torch.cat(parts).cpu().numpy(), ends[:-1])
+        return {r.conversation: found for r, found in zip(requests, values, strict=True)}
+
     @torch.inference_mode()
     def _advance(
         self, batch: ConversationCache, requests: Sequence[Request], sampling: Sampling
@@ -77,7 +131,7 @@ class TransformersEngine:
         for conversation in batch.conversations:
             request = asked.get(conversation)
             feeds.append([] if request is None else [*self._unfed[conversation], *request.tokens])
-        logits = self._feed(batch, feeds)[rows]
+        logits = self._next(batch, *self._padded(feeds))[rows]
 
         keys = torch.tensor([asked[batch.conversations[r]].key for r in rows], dtype=torch.int64, device=device)
         lengths = batch.lengths[rows]
@@ -100,7 +154,7 @@ class TransformersEngine:
             column[row_index, 0] = token
             live = torch.zeros(width, 1, dtype=torch.bool, device=device)
             live[row_index, 0] = open_
-            logits = self._forward(batch, column, live)[row_index, 0]
+            logits = self._next(batch, column, live)[row_index]
 
         result: dict[int, Completion] = {}
         columns = zip(rows, tokens.tolist(), logprobs.tolist(), counts.tolist(), strict=True)
@@ -112,36 +166,33 @@ class TransformersEngine:
             result[conversation] = Completion(ids, values, stop)
         return result
 
-    def _feed(self, batch: ConversationCache, feeds: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Encode `feeds` (right-padded) and return the logits `[R, V]` after each row's last token."""
-        device = self.lm.device
+    def _padded(self, feeds: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`feeds` right-padded: ids `[R, W]`, and which of them are real."""
         sizes = torch.tensor([len(f) for f in feeds])
         width = int(sizes.max())
         ids = np.zeros((len(feeds), width), dtype=np.int64)
         for row, feed in zip(ids, feeds, strict=True):
             row[: len(feed)] = feed
-        live = (torch.arange(width) < sizes[:, None]).to(device)
-        last = (sizes - 1).clamp(min=0).to(device)
-        return self._forward(batch, torch.from_numpy(ids).to(device), live, last[:, None])[:, 0]
+        return torch.from_numpy(ids).to(self.lm.device), (torch.arange(width) < sizes[:, None]).to(self.lm.device)
 
-    def _forward(
-        self, batch: ConversationCache, ids: torch.Tensor, live: torch.Tensor, at: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Logits `[R, n, V]` at columns `at` `[R, n]` (all columns if None) of new `ids` `[R, W]`, of which `live` are
-        real.
-        """
+    def _encode(self, batch: ConversationCache, ids: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+        """Hidden states `[R, W, H]` of new `ids` `[R, W]`, of which `live` are real; they are in the cache then."""
         positions = batch.lengths[:, None] + (live.cumsum(1) - 1).clamp(min=0)
         batch.append(live)
-        hidden = self.lm.model.base_model(
+        hidden: torch.Tensor = self.lm.model.base_model(
             input_ids=ids,
             attention_mask=batch.valid.long(),
             position_ids=positions,
             past_key_values=batch.cache,
             use_cache=True,
         ).last_hidden_state
-        if at is not None:
-            hidden = hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[-1]))
-        return self.lm.logits(hidden).float()
+        return hidden
+
+    def _next(self, batch: ConversationCache, ids: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+        """Logits `[R, V]` after each row's last real token."""
+        hidden = self._encode(batch, ids, live)
+        last = (live.sum(1) - 1).clamp(min=0)
+        return self.lm.logits(hidden[torch.arange(len(ids), device=hidden.device), last]).float()
 
 
 def _sample(

@@ -1,0 +1,103 @@
+"""An episode while it is being played.
+
+Invariant: its tokens are only ever appended to, and each engine is given every one of them once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trpd_agents.dialogue import Dialogue
+from trpd_agents.errors import EnvironmentFailure
+from trpd_agents.rollout.engine import Completion, Engine, Request
+from trpd_agents.textenv import AgentEnv, EnvSpec, Step
+from trpd_agents.trajectory import Outcome, Trajectory, Turn
+from trpd_envs.tools import Call, parse_calls
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Which episode to play: the environment's seed, and a key that is unique in the run and seeds the sampling."""
+
+    seed: int
+    key: int
+
+
+@dataclass
+class Live:
+    """One episode between its first observation and its end."""
+
+    episode: Episode
+    env: AgentEnv
+    dialogue: Dialogue
+    observation: str
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    prompt_start: int = 0
+    turns: list[Turn] = field(default_factory=list)
+    reward: float = 0.0
+    success: bool | None = None
+    started: float = field(default_factory=time.perf_counter)
+    _given: dict[int, int] = field(default_factory=dict)  # per engine: how many of `tokens` it has
+
+    def extend(self, ids: Sequence[int]) -> None:
+        self.tokens.extend(ids)
+        self.logprobs.extend([float("nan")] * len(ids))
+
+    def request(self, engine: Engine, stream: int = 0, end: int | None = None) -> Request:
+        """What `engine` has not been given yet of the tokens before `end` (all if None); now it has."""
+        end = len(self.tokens) if end is None else end
+        tokens = self.tokens[self._given.get(id(engine), 0) : end]
+        self._given[id(engine)] = end
+        return Request(self.episode.key, tokens, self.episode.key + stream, self.env)
+
+    def act(self, engine: Engine, completion: Completion, author: str) -> Turn:
+        """Write down the action that `engine` sampled as `author`'s."""
+        text = self.dialogue.text(completion.tokens)
+        span = (len(self.tokens), len(self.tokens) + len(completion.tokens))
+        turn = Turn((self.prompt_start, span[0]), span, author, completion.stop, self.observation, text)
+        turn.calls = [{"name": c.name, "arguments": c.arguments} for c in parse_calls(text) if isinstance(c, Call)]
+        self.tokens.extend(completion.tokens)
+        # Only the student's own log-probabilities are the student's; a guiding teacher's are scored like everything
+        # else.
+        own = author == "student"
+        self.logprobs.extend(completion.logprobs if own else [float("nan")] * len(completion.logprobs))
+        self._given[id(engine)] = span[1]
+        self.prompt_start = span[1]
+        self.turns.append(turn)
+        return turn
+
+    def advance(self, step: Step) -> None:
+        """Take in what the last action led to, but for the observation."""
+        self.turns[-1].reward, self.turns[-1].ok = step.reward, step.ok
+        self.reward += step.reward
+        self.success = step.success
+
+    def finish(
+        self,
+        spec: EnvSpec,
+        version: int,
+        outcome: Outcome,
+        observation: str,
+        failure: EnvironmentFailure | None = None,
+    ) -> Trajectory:
+        """What happened in this episode of `spec`, which ended with `observation`; `version` is the student's."""
+        return Trajectory(
+            id=self.episode.key,
+            env_id=spec.id,
+            env_kwargs=dict(spec.kwargs),
+            seed=self.episode.seed,
+            tokens=np.array(self.tokens, dtype=np.int32),
+            logprobs=np.array(self.logprobs, dtype=np.float32),
+            turns=self.turns,
+            outcome=outcome,
+            success=None if failure else bool(self.success),
+            reward=self.reward,
+            final_observation=observation,
+            policy_version=version,
+            error=None if failure is None else {"kind": failure.kind, "message": failure.message},
+        )
