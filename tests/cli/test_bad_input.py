@@ -16,7 +16,6 @@ import pytest
 from typer.testing import CliRunner
 
 from trpd_agents.cli import app
-from trpd_agents.config.sections import LocalTeacherConfig
 from trpd_agents.config.yaml_file import write_yaml
 from trpd_agents.dialogue import train_tokenizer
 
@@ -214,10 +213,26 @@ def test_a_recipe_that_cannot_be_run(recipe: Path, override: str, wanted: list[s
     refused("train", recipe, override, "--run-dir", "run", wanted=[str(recipe), *wanted])
 
 
-def test_guidance_by_a_teacher_that_cannot_act(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LocalTeacherConfig, "can_act", False)
-    wanted = ["credit.guidance.kind", "only scores", "set it to 'none' or take a teacher that can act"]
-    refused("train", recipe, "credit.preset=tropd", "credit.outlier.top_k=8", wanted=wanted)
+def test_guidance_that_the_teacher_cannot_do(recipe: Path) -> None:
+    wanted = ["credit.guidance.kind", "'oracle' cannot guide by 'rescue', only by none, prefix, bernoulli", "'local'"]
+    refused("train", recipe, "teacher={kind: oracle}", "credit.guidance=rescue", wanted=wanted)
+
+
+def test_an_oracle_needs_an_expert(recipe: Path) -> None:
+    arguments = ["env={id: textarena/Blackjack-v0}", "teacher={kind: oracle}", "student.imitation=null"]
+    wanted = ["'textarena/Blackjack-v0' has no expert()", "the oracle teacher asks it", "a teacher of kind 'local'"]
+    refused("train", recipe, *arguments, "--run-dir", "run", wanted=wanted)
+    assert not Path("run").exists()
+
+
+def test_mistakes_need_legal_actions(recipe: Path) -> None:
+    Path("few.py").write_text(
+        "from trpd_envs.keychain import KeyChain\n\nclass Few(KeyChain):\n    legal_actions = None\n"
+    )
+    imitation = "student.imitation={demonstrations: 2, updates: 1, batch: 2, lr: 1e-3, mistakes: 0.2}"
+    wanted = ["'few.py:Few' lists no legal actions", "imitation.mistakes=0.2", "set imitation.mistakes to 0"]
+    refused("train", recipe, "env={id: 'few.py:Few'}", imitation, "--run-dir", "run", wanted=wanted)
+    assert not Path("run").exists()
 
 
 def test_a_recipe_that_is_not_there_or_not_a_recipe(recipe: Path) -> None:

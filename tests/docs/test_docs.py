@@ -8,11 +8,14 @@ built-in ones.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,11 @@ from pydantic import BaseModel
 import trpd_agents.config
 from trpd_agents.cli import app
 from trpd_agents.cli.arguments import env_spec
+from trpd_agents.cli.credit_arguments import changed_method
 from trpd_agents.config import RunConfig, load_config, parse_config
+from trpd_agents.config.method import resolve
 from trpd_agents.config.yaml_file import read_yaml
-from trpd_agents.credit import GATES, GUIDANCE, OUTLIERS, PRESETS, RULES, Divergence
+from trpd_agents.credit import KINDS, PRESETS, CreditConfig
 from trpd_agents.textenv import EnvSpec, check_environment, list_envs, make
 from trpd_agents.textenv.preflight import _ADVICE
 from trpd_agents.textenv.textarena_games import GAMES, NEEDS_DATA, SEED_HAS_NO_EFFECT
@@ -150,9 +155,12 @@ def commands() -> list[str]:
 
 
 def _parameters(words: list[str]) -> dict[str, Any]:
-    """What a command, without `trpd`, understands."""
-    group = typer.main.get_command(app)
-    return group.commands[words[0]].make_context(words[0], words[1:]).params  # type: ignore[attr-defined]
+    """What a command, without `trpd`, understands; of a command with subcommands, what the subcommand does."""
+    command: Any = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+    rest = words[1:]
+    if rest and rest[0] in getattr(command, "commands", {}):
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command.make_context(words[0], list(rest)).params
 
 
 @pytest.mark.parametrize("line", commands())
@@ -172,6 +180,9 @@ def test_commands_are_understood(line: str, workspace: Path, monkeypatch: pytest
         spec = env_spec(given["env"], given["env_arg"])
         check_environment(spec, max_turns=given["max_turns"])
         assert not given.get("expert") or make(spec).has_expert
+    elif words[0] in ("methods", "recredit"):
+        start = given.get("name") or load_config(ROOT / "configs" / "quickstart.yaml").credit.preset  # of runs/first
+        changed_method(PRESETS[start].config, given.get("overrides") or [])
 
 
 def test_the_two_commands_of_the_readme() -> None:
@@ -201,7 +212,7 @@ def test_what_the_readme_says_of_the_quickstart() -> None:
                 _with_defaults(EnvSpec(spec.id, config.env.kwargs)),
             )
             assert given["max_new_tokens"] == config.rollout.max_new_tokens
-    assert all(f"`{preset}`" in text for preset in PRESETS)
+    assert set(re.findall(r"`credit\.preset=([\w-]+)`", text)) <= set(PRESETS)
 
 
 def _with_defaults(spec: EnvSpec) -> dict[str, Any]:
@@ -237,8 +248,8 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, An
         if not inner or not field.is_required() and prefix:
             default = field.get_default(call_default_factory=True)
             yield prefix + name, ... if field.is_required() else default
-        if inner:
-            yield from settings(inner[0], f"{prefix}{name}.")
+        for part in reversed(inner):  # of several kinds the first is the default, and its `kind` is told last
+            yield from settings(part, f"{prefix}{name}.")
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
@@ -257,42 +268,72 @@ def test_every_setting_is_listed_with_its_default() -> None:
             assert (tuple(found) if isinstance(found, list) else found) == default, key
 
 
-def test_every_part_of_a_method_is_listed_with_its_defaults() -> None:
+PARTS = {  # where method.md lists the kinds of each part
+    "gate": "## Token gate",
+    "outlier": "## Outliers",
+    "divergence": "## Turn divergence",
+    "rule": "## Trajectory rule",
+    "filter": "## Trajectory filter",
+    "guidance": "## Guidance",
+    "curriculum": "## Curriculum",
+    "estimator": "## Three losses",
+    "normaliser": "## Three losses",
+}
+
+
+def test_every_part_has_its_table() -> None:
+    assert set(PARTS) == set(KINDS)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_kind_of_a_part_is_listed_with_its_defaults(part: str) -> None:
+    tables = section("method.md", PARTS[part]).split("\n\n")
+    (table,) = (lines for lines in tables if lines.startswith(f"| {part} |"))
+    _, _, *listed = cells(table)
+    assert [quoted(row[0])[0] for row in listed] == list(KINDS[part])
+    for row in listed:
+        kind = quoted(row[0])[0]
+        default = {"kind": kind} if part == "divergence" else {}
+        wanted = {
+            key: value for key, value in dataclasses.asdict(KINDS[part][kind](**default)).items() if key != "kind"
+        }
+        assert {key: value for setting in quoted(row[1]) for key, value in read_yaml(setting).items()} == wanted, kind
+
+
+def test_every_preset_is_listed_with_what_it_changes() -> None:
+    tables = section("method.md", "## Parts and presets").split("\n\n")
+    (table,) = (lines for lines in tables if lines.startswith("| preset |"))
+    _, _, *listed = cells(table)
+    assert [quoted(row[0])[0] for row in listed] == list(PRESETS)
+    for row in listed:
+        name = quoted(row[0])[0]
+        changes = {key: value for setting in quoted(row[1]) for key, value in read_yaml(setting).items()}
+        assert resolve(CreditConfig(), changes) == PRESETS[name].config, name
+        assert re.findall(r"\d{4}\.\d{5}", row[2]) == list(PRESETS[name].sources), name
+
+
+def cells(table: str) -> list[list[str]]:
+    """The cells of a table that has empty ones."""
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_the_configuration_leads_to_the_methods() -> None:
     text = section("configuration.md", "## Methods: the `credit` section")
-    parts: Mapping[str, Mapping[str, type]] = {
-        "gate": GATES,
-        "outlier": OUTLIERS,
-        "divergence": {"tv": Divergence},
-        "rule": RULES,
-        "guidance": GUIDANCE,
-    }
-    wanted: dict[tuple[str, str, str], Any] = {("estimator", "sampled", ""): None, ("estimator", "full", ""): None}
-    for part, kinds in parts.items():
-        for kind, cls in kinds.items():
-            default = {key: value for key, value in dataclasses.asdict(cls()).items() if key != "kind"}
-            wanted |= {(part, kind, key): value for key, value in (default or {"": None}).items()}
-    found = {
-        (quoted(cells[0])[0], quoted(cells[1])[0], "".join(quoted(cells[2]))): "".join(quoted(cells[3]))
-        for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
-        if len(cells) == 5 and quoted(cells[0])
-    }
-    assert set(found) == set(wanted)
-    for key, value in wanted.items():
-        read = read_yaml(found[key])
-        assert read == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value), key
+    assert "](method.md#parts-and-presets)" in text
+    assert set(re.findall(r"credit\.preset=([\w-]+)", text)) <= set(PRESETS)
 
 
-def test_the_presets_are_as_listed() -> None:
-    listed = {
-        quoted(row[0])[0]: [quoted(cell)[0] for cell in row[1:6]]
-        for row in rows(section("configuration.md", "## Methods: the `credit` section"))
-        if len(row) == 7 and quoted(row[0])
-    }
-    parts = ("gate", "outlier", "rule", "guidance")
-    assert listed == {
-        name: [*(getattr(preset.config, part).kind for part in parts), preset.config.estimator]
-        for name, preset in PRESETS.items()
-    }
+def test_the_bare_training_loop_is_short() -> None:
+    (loop,) = (body for body in blocks("credit.md", "python") if "optimizer.step()" in body)
+    assert len([line for line in loop.splitlines() if line.strip()]) <= 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed: pip install trl")
+def test_the_example_on_top_of_trl_learns(workspace: Path) -> None:
+    done = subprocess.run([sys.executable, "trl_opd.py"], capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mean log ratio" in done.stdout
 
 
 def test_the_bundled_environments_are_as_listed() -> None:

@@ -16,7 +16,10 @@ from typer.core import TyperGroup
 from trpd_agents import __version__
 from trpd_agents.cli.envs import envs
 from trpd_agents.cli.eval import evaluate_command
+from trpd_agents.cli.methods import methods
+from trpd_agents.cli.recredit import recredit
 from trpd_agents.cli.sft import sft
+from trpd_agents.cli.study import study
 from trpd_agents.cli.train import train
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.interrupt import Interrupted
@@ -77,6 +80,9 @@ app.command("train")(train)
 app.command("eval")(evaluate_command)
 app.command("envs")(envs)
 app.command("sft")(sft)
+app.command("study")(study)
+app.add_typer(methods, name="methods")
+app.command("recredit")(recredit)
 
 
 def main() -> None:
