@@ -12,7 +12,8 @@ from trpd_agents.config import dump_config, load_config, parse_config
 from trpd_agents.config.yaml_file import read_yaml
 from trpd_agents.preparation import check_models
 
-RECIPES = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+CONFIGS = Path(__file__).parent.parent / "configs"
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "study")  # those are not recipes
 
 
 def test_there_is_a_quickstart():

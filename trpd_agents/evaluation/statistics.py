@@ -111,6 +111,68 @@ def mean_pass_at_k(outcomes: Outcomes, k: int) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
+def mean_over_runs(runs: Mapping[int, Outcomes], confidence: float = 0.95) -> Estimate:
+    """Success rate of a method: the mean over training runs (by training seed) of each run's success rate.
+
+    All runs were evaluated on the same held-out episodes, so there are two sources of chance: which training seeds
+    were taken, and which episodes. See `_two_way`. Raises ValueError when there is no run.
+    """
+    return _two_way(_table(runs), (0.0, 1.0), confidence)
+
+
+def difference_over_runs(
+    baseline: Mapping[int, Outcomes], other: Mapping[int, Outcomes], confidence: float = 0.95
+) -> Estimate:
+    """`other - baseline`, paired by training seed and by held-out episode, over the training seeds that both have.
+
+    Raises ValueError when they share no training seed.
+    """
+    shared = sorted(baseline.keys() & other.keys())
+    both = {run: baseline[run] for run in shared} | {-run - 1: other[run] for run in shared}
+    table = _table(both)  # episodes that every run of both finished
+    return _two_way(table[len(shared) :] - table[: len(shared)], (-1.0, 1.0), confidence)
+
+
+def bonferroni(confidence: float, comparisons: int) -> float:
+    """The level of each of `comparisons` intervals at which all of them hold together with `confidence`."""
+    _check_confidence(confidence)
+    return 1 - (1 - confidence) / max(comparisons, 1)
+
+
+def _table(runs: Mapping[int, Outcomes]) -> np.ndarray:
+    """Success `[runs, episodes]` on the episodes that every run finished; several plays of one are averaged."""
+    if not runs:
+        raise ValueError("there is no training run to average over")
+    finished = [{episode for episode, flags in outcomes.items() if len(flags)} for outcomes in runs.values()]
+    episodes = sorted(set.intersection(*finished))
+    return np.array([[float(np.mean(outcomes[e])) for e in episodes] for outcomes in runs.values()]).reshape(
+        len(runs), len(episodes)
+    )
+
+
+def _two_way(values: np.ndarray, bounds: tuple[float, float], confidence: float) -> Estimate:
+    """Mean of `values` `[runs, episodes]` with an interval for other training seeds and other episodes.
+
+    The two parts are independent and their half-widths add in quadrature. The part of the runs is Student's t on the
+    runs' means: a bootstrap over three to five runs cannot be wide enough, as it never leaves the range of what it
+    resamples and takes its variance for too small by (n - 1) / n. The part of the episodes, which all runs share and
+    which more runs therefore do not make smaller, is a bootstrap over episodes. One run alone says nothing of other
+    runs: the ends are NaN.
+    """
+    _check_confidence(confidence)
+    runs, episodes = values.shape
+    if episodes == 0:
+        return Estimate(math.nan, *bounds)
+    mean = float(values.mean())
+    if runs == 1:
+        return Estimate(mean, math.nan, math.nan)
+    of_runs = float(stats.t.ppf((1 + confidence) / 2, runs - 1) * values.mean(axis=1).std(ddof=1) / math.sqrt(runs))
+    of_episodes = _bootstrap_mean(values.mean(axis=0), bounds, seed=0, resamples=10_000, confidence=confidence)
+    low = mean - math.hypot(of_runs, mean - of_episodes.low)
+    high = mean + math.hypot(of_runs, of_episodes.high - mean)
+    return Estimate(mean, max(low, bounds[0]), min(high, bounds[1]))
+
+
 def _bootstrap_mean(
     values: np.ndarray, bounds: tuple[float, float], *, seed: int, resamples: int, confidence: float
 ) -> Estimate:
