@@ -21,7 +21,7 @@ from trpd_agents.audit.signals import AT_ONCE
 from trpd_agents.audit.truth import Turns
 from trpd_agents.credit import CreditConfig, assign_credit
 from trpd_agents.evaluation.statistics import Estimate
-from trpd_agents.trajectory import ScoredBatch, Trajectory, pad_scored
+from trpd_agents.trajectory import Trajectory, pad_scored
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,20 @@ class Judgement:
 
 def mask(method: CreditConfig, trajectories: Sequence[Trajectory], seed: int = 0) -> Mask:
     """The turns of scored `trajectories` under `method`. Raises ValueError when the scores lack what it reads."""
-    batches = [pad_scored(trajectories[i : i + AT_ONCE]) for i in range(0, len(trajectories), AT_ONCE)]
-    seen = []
-    for batch in batches:
-        credit = assign_credit(batch, method, 0, seed)
+    chunks = [trajectories[i : i + AT_ONCE] for i in range(0, len(trajectories), AT_ONCE)]
+    seen = [torch.zeros(0)]
+    for chunk in chunks:
+        credit = assign_credit(pad_scored(chunk), method, 0, seed)
         seen.append(credit.turn_divergence[credit.turn_counts])
-    recent = torch.cat(seen) if seen else torch.zeros(0)
-    parts = [_of_batch(batch, method, seed, recent) for batch in batches]
-    sizes = np.array([len(t.turns) for t in trajectories])
-    rows = np.split(sizes, np.arange(AT_ONCE, len(sizes), AT_ONCE))
-    found = [
-        values[:, np.arange(values.shape[2]) < count[:, None]] for values, count in zip(parts, rows, strict=False)
-    ]
-    kept, weight = np.concatenate(found, axis=1) if found else np.zeros((2, 0))
+    recent = torch.cat(seen)
+    found = [_of_chunk(chunk, method, seed, recent) for chunk in chunks]
+    kept, weight = np.concatenate([np.zeros((2, 0)), *found], axis=1)
     return Mask(kept, weight)
 
 
-def _of_batch(batch: ScoredBatch, method: CreditConfig, seed: int, recent: torch.Tensor) -> np.ndarray:
-    """`[2, B, K]`: share kept and mean weight of each turn."""
+def _of_chunk(chunk: Sequence[Trajectory], method: CreditConfig, seed: int, recent: torch.Tensor) -> np.ndarray:
+    """`[2, n]`: share kept and mean weight of each turn."""
+    batch = pad_scored(chunk)
     credit = assign_credit(batch, method, 0, seed, recent)
     weight = torch.maximum(credit.policy_weight, credit.forward_kl_weight).double()
     B, K = batch.ok.shape
@@ -76,7 +72,8 @@ def _of_batch(batch: ScoredBatch, method: CreditConfig, seed: int, recent: torch
     total = torch.zeros(3, B, K + 1, dtype=torch.float64)
     for bins, values in zip(total, ((weight > 0).double(), weight, torch.ones_like(weight)), strict=True):
         bins.scatter_add_(1, turn, values)
-    return (total[:2] / total[2].clamp(min=1))[:, :, :K].numpy()
+    played = torch.arange(K) < torch.tensor([len(t.turns) for t in chunk])[:, None]
+    return (total[:2] / total[2].clamp(min=1))[:, :, :K][:, played].numpy()
 
 
 def judge(found: Mask, turns: Turns, draws: np.ndarray) -> Judgement:

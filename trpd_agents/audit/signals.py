@@ -59,9 +59,10 @@ def _of_batch(scored: ScoredBatch, trajectories: Sequence[Trajectory]) -> dict[s
     played = torch.arange(K) < torch.tensor([len(t.turns) for t in trajectories])[:, None]
     k = torch.arange(K, dtype=torch.float64).expand(B, K)
     found: dict[str, torch.Tensor] = {"turn": k}
+    no_repeat = torch.zeros_like(scored.ok)  # no signal looks at it
     turns: Turns | None = None
     for kind in STATISTICS:
-        turns = summarise_turns(Divergence(kind=kind), tokens, scored.ok, scored.complete, scored.ok)  # type: ignore[arg-type]
+        turns = summarise_turns(Divergence(kind=kind), tokens, scored.ok, scored.complete, no_repeat)  # type: ignore[arg-type]
         divergence = turns.divergence.double()
         before = torch.cat([divergence.new_zeros(B, 1), divergence[:, :-1]], dim=1)  # not counted: 0
         found[f"{kind}_max_before"] = before.cummax(1).values
