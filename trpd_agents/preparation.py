@@ -60,9 +60,9 @@ def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: 
         with watch("teacher"):
             teacher: LanguageModel | None = None
             if isinstance(config.teacher, ModelConfig):
-                teacher = _model("teacher", config.teacher, config, env, max_turns, world, progress)
+                teacher = make_start("teacher", config.teacher, config, env, max_turns, world, progress)
         with watch("student"):
-            student = _model("student", config.student, config, env, max_turns, world, progress)
+            student = make_start("student", config.student, config, env, max_turns, world, progress)
         ready = Ready(student, teacher, max_turns)
     else:
         step, path = checkpoint
@@ -289,7 +289,7 @@ def _summary(ready: Ready, watch: Stopwatch) -> dict[str, Any]:
     return {**summary, "seconds": seconds, "tokens": dict(watch.tokens)}
 
 
-def _model(
+def make_start(
     who: str,
     model: ModelConfig,
     config: RunConfig,
@@ -298,6 +298,7 @@ def _model(
     world: World,
     progress: Progress,
 ) -> LanguageModel:
+    """The model that `who` (student or teacher) of a run starts from: loaded, or made and kept for the next run."""
     updates = model.imitation.updates if model.imitation else 1
     title = f"{who}: imitate the expert" if model.imitation else f"{who}: load"
     with progress.phase(title, updates) as shown:

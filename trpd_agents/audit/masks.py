@@ -106,7 +106,9 @@ def judge(found: Mask, turns: Turns, draws: np.ndarray) -> Judgement:
     )
 
 
-def _share(values: np.ndarray, where: np.ndarray, episode: np.ndarray, draws: np.ndarray) -> tuple[Estimate, np.ndarray]:
+def _share(
+    values: np.ndarray, where: np.ndarray, episode: np.ndarray, draws: np.ndarray
+) -> tuple[Estimate, np.ndarray]:
     """Mean of `values` over the turns `where`, with its interval, and as resampled."""
     episodes = draws.shape[1]
     total = draws @ np.bincount(episode[where], weights=values[where], minlength=episodes)

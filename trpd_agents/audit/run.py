@@ -21,12 +21,12 @@ from trpd_agents.audit.truth import Turns, label_turns
 from trpd_agents.config import LocalTeacherConfig, ModelConfig, RunConfig
 from trpd_agents.credit import PRESETS, CreditConfig
 from trpd_agents.dialogue import end_ids
+from trpd_agents.distributed import World
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.evaluation import turn_limit
 from trpd_agents.evaluation.evaluate import EVALUATION_STREAM
-from trpd_agents.imitation import prepare_model
 from trpd_agents.models import LanguageModel, read_outline
-from trpd_agents.preparation import check_models
+from trpd_agents.preparation import check_models, make_start
 from trpd_agents.progress import Progress
 from trpd_agents.rollout import Collector, Episode, Limits, Sampling, TransformersEngine
 from trpd_agents.teacher import LocalTeacher
@@ -93,8 +93,8 @@ def audit(
     progress = Progress(quiet)
     max_turns = turn_limit(env, config.env.max_turns)
     assert isinstance(config.teacher, LocalTeacherConfig)
-    teacher_lm = _model("teacher", config.teacher, config, env, max_turns, progress)
-    student_lm = _model("student", config.student, config, env, max_turns, progress)
+    teacher_lm = make_start("teacher", config.teacher, config, env, max_turns, World(), progress)
+    student_lm = make_start("student", config.student, config, env, max_turns, World(), progress)
 
     played, failed = _play(student_lm, config, env, episodes, first, max_turns, progress)
     top_k = max((m.forward_kl.top_k for m in asked.values() if m.forward_kl is not None), default=0)
@@ -185,25 +185,6 @@ def _check(config: RunConfig, env: EnvSpec, methods: Mapping[str, CreditConfig])
                 f"method '{name}': credit.outlier.top_k={method.forward_kl.top_k} is more than the models' vocabulary "
                 f"of {vocabulary} tokens; lower it"
             )
-
-
-def _model(
-    who: str, model: ModelConfig, config: RunConfig, env: EnvSpec, max_turns: int, progress: Progress
-) -> LanguageModel:
-    updates = model.imitation.updates if model.imitation else 1
-    title = f"{who}: imitate the expert" if model.imitation else f"{who}: load"
-    with progress.phase(title, updates) as shown:
-        lm, cached = prepare_model(
-            model,
-            env,
-            learner=config.learner,
-            max_turns=max_turns,
-            progress=lambda done, _, figures: shown.update(done, {"loss": figures["loss"]}),
-        )
-        shown.update(updates)
-    if cached:
-        progress.say(f"{who}: found in the cache, made by an earlier run with the same settings")
-    return lm
 
 
 def _play(

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from trpd_agents import __version__
+from trpd_agents.cli.audit import audit
 from trpd_agents.cli.envs import envs
 from trpd_agents.cli.eval import evaluate_command
 from trpd_agents.cli.methods import methods
@@ -83,6 +84,7 @@ app.command("sft")(sft)
 app.command("study")(study)
 app.add_typer(methods, name="methods")
 app.command("recredit")(recredit)
+app.command("audit")(audit)
 
 
 def main() -> None:
