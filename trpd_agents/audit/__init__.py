@@ -1,10 +1,10 @@
 """Is the mask right? Signals and methods against the truth about a learned teacher."""
 
-from trpd_agents.audit.auroc import Auroc, auroc, auroc_over_episodes, draw_episodes
 from trpd_agents.audit.masks import Judgement, Mask, judge, mask
 from trpd_agents.audit.report import tables, write_audit
+from trpd_agents.audit.roc import Auroc, auroc, auroc_over_episodes, draw_episodes
 from trpd_agents.audit.run import METHODS, OWN, Audit, audit
-from trpd_agents.audit.signals import SIGNALS, Signal, signals
+from trpd_agents.audit.signals import SIGNALS, Signal, turn_signals
 from trpd_agents.audit.truth import Turns, label_turns
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "judge",
     "label_turns",
     "mask",
-    "signals",
+    "turn_signals",
     "tables",
     "write_audit",
 ]

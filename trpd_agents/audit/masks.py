@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trpd_agents.audit.auroc import interval
+from trpd_agents.audit.roc import interval
 from trpd_agents.audit.signals import AT_ONCE
 from trpd_agents.audit.truth import Turns
 from trpd_agents.credit import CreditConfig, assign_credit

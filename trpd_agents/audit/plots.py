@@ -40,7 +40,8 @@ def _save(draw: Any, audit: Audit, file: Path) -> Path:
     axes.grid(alpha=0.3)
     draw(audit, axes)
     axes.set_title(audit.config.env.id)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    if axes.get_legend_handles_labels()[0]:  # nothing may be defined
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(file)
     pyplot.close(figure)
     return file

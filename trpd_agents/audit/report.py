@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trpd_agents import __version__
-from trpd_agents.audit.auroc import Auroc
 from trpd_agents.audit.masks import Judgement, mean
 from trpd_agents.audit.plots import plot
+from trpd_agents.audit.roc import Auroc
 from trpd_agents.audit.run import Audit
 from trpd_agents.audit.signals import SIGNALS
 from trpd_agents.evaluation.statistics import Estimate

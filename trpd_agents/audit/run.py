@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trpd_agents.audit.auroc import Auroc, auroc_over_episodes, draw_episodes
 from trpd_agents.audit.masks import Judgement, judge, mask, mean
-from trpd_agents.audit.signals import signals
+from trpd_agents.audit.roc import Auroc, auroc_over_episodes, draw_episodes
+from trpd_agents.audit.signals import turn_signals
 from trpd_agents.audit.truth import Turns, label_turns
 from trpd_agents.config import LocalTeacherConfig, ModelConfig, RunConfig
 from trpd_agents.credit import PRESETS, CreditConfig
@@ -113,7 +113,7 @@ def audit(
             token_budget=config.learner.token_budget,
             on_done=shown.update,
         )
-    found = signals(played)
+    found = turn_signals(played)
     draws = draw_episodes(len(played), config.seed)
     with progress.phase("compare with the truth", len(asked)) as shown:
         judged = {}

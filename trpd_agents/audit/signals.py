@@ -38,7 +38,7 @@ SIGNALS: dict[str, Signal] = {
 }
 
 
-def signals(trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
+def turn_signals(trajectories: Sequence[Trajectory]) -> dict[str, np.ndarray]:
     """Every signal of `SIGNALS`, float64 `[n]`, turn after turn and episode after episode.
 
     Scores with entropies are needed. Raises ValueError for a trajectory without.

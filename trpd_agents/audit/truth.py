@@ -85,10 +85,19 @@ def label_turns(
             right.append((bool(options.optimal), options.is_optimal(said), options.is_optimal(turn.text)))
             teacher_action.append(said)
             optimal.append(options.optimal)
-    places = np.array(place, dtype=np.int64).reshape(-1, 3).T
-    flags = np.array(right, dtype=bool).reshape(-1, 3).T
-    student_action = [turn.text for t in trajectories for turn in t.turns]
-    return Turns(*places, *flags, teacher_action=teacher_action, student_action=student_action, optimal=optimal)
+    episode, seed, turn_index = np.array(place, dtype=np.int64).reshape(-1, 3).T
+    on_track, teacher_right, student_right = np.array(right, dtype=bool).reshape(-1, 3).T
+    return Turns(
+        episode=episode,
+        seed=seed,
+        turn=turn_index,
+        on_track=on_track,
+        teacher_right=teacher_right,
+        student_right=student_right,
+        teacher_action=teacher_action,
+        student_action=[turn.text for t in trajectories for turn in t.turns],
+        optimal=optimal,
+    )
 
 
 def preferred_actions(
