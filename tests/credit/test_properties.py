@@ -47,7 +47,7 @@ def or_never(draw):
 
 flag, few, share, nats = one_of(False, True), one_of(1, 2, 3), between(0, 1), between(0, 4)
 SETTINGS: dict[str, Callable[[random.Random], Any]] = {  # by name, or by kind and name
-    "slack": or_never(nats),
+    "slack": lambda rng: rng.choice([0.0, rng.uniform(0, 2), INF]),
     "floor": between(-5, 0),
     "mix": between(0.05, 0.95),
     "scaled": flag,
@@ -327,7 +327,7 @@ def test_property_01_without_bounds_every_method_is_vanilla_distillation(made, c
 # ---- 2 -------------------------------------------------------------------------------------------
 
 
-# would catch: a mask multiplied instead of chosen (0 * inf), a sum or a random number that counts prompt tokens
+# would catch: a mask multiplied instead of chosen (0 * inf), a turn index read outside actions, counts of prompt tokens
 @QUICK
 @given(cases())
 def test_property_02_nothing_outside_actions_and_guidance_is_weighted_or_matters(made, case):
@@ -533,7 +533,7 @@ def test_property_09_hysteresis_returns_only_with_evidence_and_never_chatters(ma
     seen = {"left": 0, "returned": 0, "stayed": 0}
 
     # would catch: evidence or repeats ignored, `leave` and `enter` exchanged or compared with the wrong turn
-    @settings(QUICK, max_examples=300)
+    @settings(QUICK, max_examples=150)
     @given(cases(long_episode, rule=["hysteresis"], filter=["none"]))
     def check(case):
         batch, config, recent = case.batch, case.config, torch.linspace(0, 1, 21)

@@ -1,4 +1,7 @@
-"""Each stream against a naive loop written from its definition, and against the gradient it claims to produce."""
+"""Each stream against a naive loop written from its definition, and against the gradient it claims to produce.
+
+What credit and streams do together on average is in tests/credit/test_expectations.py.
+"""
 
 import dataclasses
 import math
@@ -7,21 +10,15 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from trpd_agents.credit import CreditConfig, assign_credit
 from trpd_agents.credit.config import (
-    BernoulliGate,
-    ClosedGate,
     EntropyOutliers,
     ForwardKLOutliers,
     FullEstimator,
-    OffGate,
     SampledEstimator,
-    SoftGate,
     TopKEstimator,
 )
 from trpd_agents.learner.divergences import LOG_PROB_FLOOR, TAIL_FLOOR, reverse_kl
 from trpd_agents.learner.streams import stream_losses
-from trpd_agents.trajectory import ScoredBatch
 
 INF, NAN = math.inf, math.nan
 V, TOP, STORED = 7, 3, 4  # one more top token is stored than the method reads
@@ -396,6 +393,13 @@ def test_the_score_form_lowers_the_sampled_token_in_proportion_to_the_divergence
 # ---- reverse KL over the student's most likely tokens --------------------------------------------
 
 
+@pytest.fixture(params=range(3))
+def policies(request):
+    g = torch.Generator().manual_seed(request.param)
+    logits = 1.5 * torch.randn(2, V, generator=g, dtype=torch.float64)
+    return logits[0], logits[1].log_softmax(-1)
+
+
 @pytest.mark.parametrize("top_k", [1, 2, 4, V - 1, V, V + 9])
 def test_top_k_is_the_kl_of_coarsened_distributions(top_k):
     p = positions()[0::3]
@@ -518,155 +522,3 @@ def test_missing_tensors_are_named():
         p.loss(forward=None)
     p.forward_kl_weight.zero_()
     dataclasses.replace(p, top_ids=None, top_lt=None, teacher_logprobs=None).loss(forward=None)
-
-
-# ---- exact enumeration: credit and streams together ----------------------------------------------
-
-
-def expected_gradient(config: CreditConfig, logits: torch.Tensor, teacher: torch.Tensor, copies: int) -> torch.Tensor:
-    """Expectation over the student's token of the loss gradient `[V]`: every token once per copy, weighed by pi_S.
-
-    One trajectory of one token each; the copies differ in their ids, hence in the random numbers of the gate.
-    """
-    ls = logits.log_softmax(-1)
-    token = torch.arange(len(ls)).repeat(copies)
-    n = len(token)
-    yes = torch.ones(n, 1, dtype=torch.bool)
-    top_lt, top_ids = teacher.topk(STORED)
-    scored = ScoredBatch(
-        action=yes,
-        guided=~yes,
-        turn=torch.zeros(n, 1, dtype=torch.int64),
-        ls=ls[token][:, None],
-        lt=teacher[token][:, None],
-        ok=yes,
-        complete=yes,
-        trajectory_id=torch.arange(n),
-        teacher_available=yes[:, 0],
-        top_ids=top_ids.expand(n, 1, STORED),
-        top_lt=top_lt.expand(n, 1, STORED),
-    )
-    credit = assign_credit(scored, config)
-    mass = ls.exp()[token]
-    leaf = logits.expand(n, -1).clone().requires_grad_()
-    loss, _ = stream_losses(
-        leaf,
-        token,
-        ls[token],
-        mass * credit.policy_weight[:, 0],
-        credit.score[:, 0],
-        mass * credit.forward_kl_weight[:, 0],
-        credit.imitation_weight[:, 0],
-        estimator=config.estimator,
-        forward=config.forward_kl,
-        normaliser=copies,
-        guided_normaliser=0.0,
-        top_ids=scored.top_ids[:, 0],
-        top_lt=scored.top_lt[:, 0],
-        teacher_logprobs=teacher.expand(n, -1),
-    )
-    loss.backward()
-    return leaf.grad.sum(0)
-
-
-@pytest.fixture(params=range(3))
-def policies(request):
-    g = torch.Generator().manual_seed(request.param)
-    logits = 1.5 * torch.randn(2, V, generator=g, dtype=torch.float64)
-    return logits[0], logits[1].log_softmax(-1)
-
-
-def kl_gradient(logits, teacher):
-    leaf = logits.clone().requires_grad_()
-    ls = leaf.log_softmax(-1)
-    (ls.exp() * (ls - teacher)).sum().backward()
-    return leaf.grad
-
-
-@pytest.mark.parametrize("estimator", [SAMPLED, FULL, TopKEstimator(top_k=V - 1)], ids=repr)
-def test_vanilla_distillation_descends_the_reverse_kl(policies, estimator):
-    gradient = expected_gradient(CreditConfig(gate=OffGate(), estimator=estimator), *policies, copies=1)
-    torch.testing.assert_close(gradient, kl_gradient(*policies), rtol=1e-5, atol=1e-6)
-
-
-def gated_gradient(logits, teacher):
-    """`-sum_v min(pi_S, pi_T) log rho * grad log pi_S(v)`."""
-    ls = logits.log_softmax(-1)
-    scale = torch.minimum(ls, teacher).exp() * (teacher - ls)
-    return -(scale - scale.sum() * ls.exp())
-
-
-def test_soft_gate_has_the_gated_gradient_exactly(policies):
-    gradient = expected_gradient(CreditConfig(gate=SoftGate()), *policies, copies=1)
-    torch.testing.assert_close(gradient, gated_gradient(*policies), rtol=1e-5, atol=1e-6)
-
-
-def test_bernoulli_gate_has_the_gated_gradient_on_average(policies):
-    gradient = expected_gradient(CreditConfig(gate=BernoulliGate()), *policies, copies=20_000)
-    torch.testing.assert_close(gradient, gated_gradient(*policies), rtol=0, atol=0.01)
-
-
-def test_rejected_tokens_supply_forward_kl_in_proportion_to_the_total_variation(policies):
-    """E[1 - M] is the total variation, and the forward KL of a position does not depend on the sampled token."""
-    logits, teacher = policies
-    both = expected_gradient(CreditConfig(gate=SoftGate(), outlier=PLAIN), *policies, copies=1)
-    gate_only = expected_gradient(CreditConfig(gate=SoftGate()), *policies, copies=1)
-    tv = (logits.softmax(-1) - teacher.exp()).abs().sum() / 2
-    top = torch.zeros(V, dtype=torch.float64).scatter(0, teacher.topk(TOP).indices, teacher.topk(TOP).values.exp())
-    expected = tv * (top.sum() * logits.softmax(-1) - top)
-    torch.testing.assert_close(both - gate_only, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_the_score_form_pushes_rejected_tokens_down_and_says_nothing_where_all_are_rejected(policies):
-    """Its expected gradient is `F * E[(1 - M) grad log pi_S]`: all of it comes from which tokens the gate rejects."""
-    logits, teacher = policies
-    both = expected_gradient(CreditConfig(gate=SoftGate(), outlier=SCORE), *policies, copies=1)
-    gate_only = expected_gradient(CreditConfig(gate=SoftGate()), *policies, copies=1)
-    top = teacher.topk(TOP)
-    ls = logits.log_softmax(-1)
-    value = (top.values.exp() * (top.values - ls[top.indices])).sum()
-    rejected = (ls.exp() - teacher.exp()).clamp(min=0)
-    torch.testing.assert_close(both - gate_only, value * (rejected - rejected.sum() * ls.exp()), rtol=1e-5, atol=1e-6)
-    assert expected_gradient(CreditConfig(gate=ClosedGate(), outlier=SCORE), *policies, copies=1).abs().max() < 1e-6
-    direct = expected_gradient(CreditConfig(gate=ClosedGate(), outlier=PLAIN), *policies, copies=1)
-    assert direct.abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("estimator", [SAMPLED, FULL, TOP_K], ids=repr)
-def test_equal_policies_have_no_gradient(policies, estimator):
-    logits = policies[0]
-    gradient = expected_gradient(CreditConfig(estimator=estimator), logits, logits.log_softmax(-1), copies=1)
-    assert gradient.abs().max() < 1e-6
-
-
-def test_imitation_points_to_the_teacher_and_its_scalar_form_points_away():
-    """Guidance as an advantage `ls - lt` on teacher tokens would be trained in reverse: keep it direct."""
-    g = torch.Generator().manual_seed(5)
-    direct, scalar = [], []
-    for _ in range(50):
-        logits, other = torch.randn(2, 12, generator=g, dtype=torch.float64)
-        student, teacher = logits.softmax(-1), other.softmax(-1)
-        leaf = logits.expand(12, -1).clone().requires_grad_()  # every token the teacher could write, weighed by pi_T
-        zero = torch.zeros(12, dtype=torch.float64)
-        loss, _ = stream_losses(
-            leaf,
-            torch.arange(12),
-            zero,
-            zero,
-            zero,
-            zero,
-            teacher,
-            estimator=SAMPLED,
-            normaliser=0.0,
-            guided_normaliser=1.0,
-        )
-        loss.backward()
-        step = -leaf.grad.sum(0)
-        torch.testing.assert_close(step, teacher - student)
-        advantage = teacher * (student.log() - teacher.log())
-        wrong = advantage - advantage.sum() * student
-        towards = teacher - student
-        direct.append(torch.cosine_similarity(step, towards, dim=0))
-        scalar.append(torch.cosine_similarity(wrong, towards, dim=0))
-    assert min(direct) > 0.999
-    assert sum(scalar) / len(scalar) < -0.8
