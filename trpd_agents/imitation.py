@@ -150,9 +150,8 @@ def prepare_model(
         return load_model(
             config.model, device=device, trust_remote_code=config.trust_remote_code, processes=world.size
         ), False
-    key = _cache_key(config, env, learner, max_turns, world.size)
-    made = (cache or cache_directory()) / key
-    if all(world.gather((made / "config.json").is_file())):
+    made = (cache or cache_directory()) / _cache_key(config, env, learner, max_turns, world.size)
+    if all(world.gather(_is_made(made))):
         return load_model(
             str(made), device=device, trust_remote_code=config.trust_remote_code, processes=world.size
         ), True
@@ -165,6 +164,15 @@ def prepare_model(
         save_atomically(lm, made)
     world.gather(None)  # nobody goes on before the model is there
     return lm, False
+
+
+def is_prepared(config: ModelConfig, env: EnvSpec, *, learner: LearnerConfig, max_turns: int) -> bool:
+    """Whether `prepare_model` in one process would only have to load."""
+    return config.imitation is None or _is_made(cache_directory() / _cache_key(config, env, learner, max_turns, 1))
+
+
+def _is_made(directory: Path) -> bool:
+    return (directory / "config.json").is_file()
 
 
 def save_atomically(lm: LanguageModel, directory: Path) -> None:

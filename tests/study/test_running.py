@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -284,3 +285,19 @@ def test_the_oracle_is_a_teacher_like_any_other(make_study, tmp_path, pool_here)
     )
     assert run(study, tmp_path)[0] == {}
     assert "teacher 1.000" in write_report(study, tmp_path)  # three guesses are enough for three numbers
+
+
+def test_a_start_that_the_cache_lost_is_made_again_before_the_members_that_need_it(
+    make_study, tmp_path, pool_here, monkeypatch
+):
+    monkeypatch.setenv("TRPD_CACHE", str(tmp_path / "cache"))
+    start = {"imitation": {"demonstrations": 2, "updates": 1, "batch": 2, "lr": 1e-3}}
+    study, out = make_study(student=start, seeds=[0]), tmp_path / "out"
+    run(study, out)
+    shutil.rmtree(tmp_path / "cache")
+    run(study, out)
+    assert len(pool_here.jobs) == 4  # a start, a teacher and two members: where nothing is left to run nothing is made
+    shutil.rmtree(out / "members/guess/other/opd")
+    run(study, out)
+    assert [job.partition("-")[0] for job in pool_here.jobs[4:]] == ["models/guess/start", "guess/other/opd/0"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1

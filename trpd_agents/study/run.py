@@ -22,6 +22,7 @@ from trpd_agents.study.plan import Member, ModelJob, Plan, make_plan, short_hash
 from trpd_agents.study.pool import Ended, Pool
 from trpd_agents.study.rates import choose_rate
 from trpd_agents.study.store import NotThere, StudyDirectory
+from trpd_agents.study.work import is_made
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.textenv.preflight import check_environment
 
@@ -74,7 +75,9 @@ class _Running:
         self, study: StudyConfig, plan: Plan, directory: StudyDirectory, wanted: set[str], pool: Pool, say: Say
     ):
         self.study, self.plan, self.directory, self.pool, self.say = study, plan, directory, pool, say
-        self.done = {name for name in wanted if directory.finished(plan.jobs[name])}
+        self.done = {name for name in wanted if directory.finished(plan.jobs[name])} - _lost_models(
+            plan, directory, wanted
+        )
         self.failed: dict[str, str] = {}
         self.waiting = [name for name in plan.jobs if name in wanted and name not in self.done]
         self.members = sum(isinstance(plan.jobs[name], Member) for name in wanted)
@@ -206,6 +209,16 @@ class _Running:
         job = self.plan.jobs[name]
         assert isinstance(job, Member)
         return job
+
+
+def _lost_models(plan: Plan, directory: StudyDirectory, wanted: set[str]) -> set[str]:
+    """Starts and teachers that members still need, and that the cache has not got any more.
+
+    They are made again first: members that find none would each make their own, several at the same time.
+    """
+    ahead = (job for name in wanted if isinstance(job := plan.jobs[name], Member) and not directory.finished(job))
+    needed = {name for member in ahead for name in member.models.values()}
+    return {name for name in needed if isinstance(job := plan.jobs[name], ModelJob) and not is_made(job)}
 
 
 def _settings(config: RunConfig, share: float | None) -> str:

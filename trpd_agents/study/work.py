@@ -21,12 +21,13 @@ from trpd_agents.config import ModelConfig, RunConfig, dump_config
 from trpd_agents.distributed import World
 from trpd_agents.errors import UserError
 from trpd_agents.evaluation import evaluate_expert, turn_limit
-from trpd_agents.imitation import prepare_model
+from trpd_agents.imitation import is_prepared, prepare_model
 from trpd_agents.models import read_outline
 from trpd_agents.preparation import evaluate_model
 from trpd_agents.progress import Progress
 from trpd_agents.run_directory import RunDirectory
 from trpd_agents.stopwatch import Stopwatch
+from trpd_agents.study.plan import ModelJob
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.training import train
 
@@ -43,6 +44,15 @@ def do(payload: Mapping[str, Any]) -> None:
         _make_model(config, payload)
     else:
         _run_member(config, payload)
+
+
+def is_made(job: ModelJob) -> bool:
+    """Whether a start or a teacher is there to be loaded."""
+    section, env = getattr(job.config, job.who), EnvSpec(job.config.env.id, job.config.env.kwargs)
+    max_turns = turn_limit(env, job.config.env.max_turns)
+    return not isinstance(section, ModelConfig) or is_prepared(
+        section, env, learner=job.config.learner, max_turns=max_turns
+    )
 
 
 def _make_model(config: RunConfig, payload: Mapping[str, Any]) -> None:
