@@ -61,6 +61,9 @@ SCHEMA = pa.schema(
         ("error_kind", pa.string()),
         ("error_message", pa.string()),
         ("scores", _SCORES),
+        ("instructions", pa.string()),
+        ("tools", pa.string()),
+        ("hint", pa.string()),
     ],
     metadata={"trpd_agents.format": FORMAT},
 )
@@ -134,6 +137,9 @@ def _row(t: Trajectory) -> dict[str, Any]:
             "top_lt": None if t.scores.top_lt is None else t.scores.top_lt.tolist(),
             "entropy": t.scores.entropy,
         },
+        "instructions": _clean(t.instructions),
+        "tools": json.dumps(t.tools),
+        "hint": None if t.hint is None else _clean(t.hint),
     }
 
 
@@ -180,4 +186,8 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
         policy_version=row["policy_version"],
         error=error,
         scores=scores,
+        # a file from before these were kept does not have the columns
+        instructions=row.get("instructions") or "",
+        tools=json.loads(row.get("tools") or "[]"),
+        hint=row.get("hint"),
     )

@@ -61,6 +61,8 @@ class Trajectory:
     `tokens` int32 `[T]`; `logprobs` float32 `[T]`, nats, the sampling policy's log-probability of its own tokens and
     NaN everywhere else. `policy_version` counts optimiser updates of the student that sampled it. `error` is None or
     `{"kind", "message"}`; with an error, `success` is None, and neither success nor reward may enter a rate.
+    `instructions` and `tools` are what the conversation began with, before the first observation; `hint` is what the
+    environment said at the reset for a teacher's eyes only, and is no part of `tokens`.
     """
 
     id: int
@@ -77,6 +79,9 @@ class Trajectory:
     policy_version: int = 0
     error: dict[str, str] | None = None
     scores: Scores | None = None
+    instructions: str = ""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    hint: str | None = None
 
     def turn_index(self) -> np.ndarray:
         """int64 `[T]`: the turn whose action each token belongs to, -1 for prompt and template tokens."""

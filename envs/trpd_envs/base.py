@@ -1,7 +1,8 @@
 """The rules every bundled episode keeps, so that an environment's file holds only its game.
 
 Invariant: each `step` costs one turn whatever the text was; the turn limit truncates; `info` always carries `success`
-(final truth so far) and `ok` (did this action work); nothing a model can write makes `step` raise.
+(final truth so far) and `ok` (did this action work), that of `reset` also `hint` where a game has one; nothing a model
+can write makes `step` raise.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class TextEnv(gymnasium.Env[str, str]):
         """The current state in words; it follows the message of a refused action. Empty by default."""
         return ""
 
+    def hint(self) -> str:
+        """What a player with more knowledge would know at the start of this episode; empty by default."""
+        return ""
+
     def reward(self) -> float:
         """Reward of the turn just played: 1 for success, else 0. Override it for partial credit."""
         return float(self.success)
@@ -75,7 +80,9 @@ class TextEnv(gymnasium.Env[str, str]):
         self.turn = 0
         self.success = False
         self.over = False
-        return self.start(), {"success": False, "ok": True}
+        observation = self.start()
+        hint = self.hint()
+        return observation, {"success": False, "ok": True} | ({"hint": hint} if hint else {})
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self.over:

@@ -12,6 +12,7 @@ item are missing on the way to the target.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from trpd_envs.base import check_bool, check_int
@@ -60,6 +61,24 @@ class Courier(ToolEnv):
         items = " ".join(f"{item} in {self.rooms[place]}." for item, place in self.places.items())
         # The order comes first: who reads from left to right then knows, at each room of the map, whether it matters.
         return f"{order} Items: {items} Map: {doors}\n{self.view()}"
+
+    def hint(self) -> str:
+        """A shortest solution, by one breadth-first search that remembers where it came from."""
+        source, target = self.places[self.wanted], self.rooms.index(self.target)
+        first: _State = (self.room, False, self.open)
+        before: dict[_State, _State | None] = {first: None}
+        queue = deque([first])
+        while (state := queue.popleft())[:2] != (target, True):
+            for after in self._moves(state, source):
+                if after not in before:
+                    before[after] = state
+                    queue.append(after)
+        way = [f"drop {self.wanted}"]
+        while (earlier := before[state]) is not None:
+            taken = earlier[0] == state[0]
+            way.append(f"take {self.wanted}" if taken else f"go {self.rooms[state[0]]}")
+            state = earlier
+        return f"The way is: {', '.join(reversed(way))}."
 
     def view(self) -> str:
         here = [item for item, place in self.places.items() if place == self.room and item != self.holding]

@@ -41,6 +41,9 @@ class GuessNumber(TextEnv):
         self.known_low, self.known_high = self.low, self.high  # what the answers so far leave possible
         return f"Guess a number from {self.low} to {self.high}."
 
+    def hint(self) -> str:
+        return f"The secret is {self.secret}."
+
     def act(self, action: str) -> str:
         match = _NUMBER.fullmatch(action) if len(action) < 100 else None
         guess = int(match[1]) if match else None

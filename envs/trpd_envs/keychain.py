@@ -84,6 +84,9 @@ class KeyChain(ToolEnv):
         self.seen = {self.chain[0]: None}  # a set that keeps its order
         return f"Follow {self.colour}. {self.view()}"
 
+    def hint(self) -> str:
+        return f"The chain is {', '.join(self.chain[:-1])}; its value is {self.chain[-1]}."
+
     def view(self) -> str:
         kind = "Keys" if self.shown[0][1] in self.notes else "Values"
         return f"{kind}: {', '.join(f'{colour} {word}'.strip() for colour, word in self.shown)}."

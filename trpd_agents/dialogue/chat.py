@@ -24,6 +24,7 @@ class Dialogue:
     Nothing here depends on an episode: one object serves any number of them.
 
     Attributes:
+        instructions, tools: as they were given.
         observation_role: role of every observation after the first, "tool" or "user".
         end_id: the token that ends an assistant turn in this template.
         end_ids: every token that ends one: `end_id` and the tokenizer's own end token.
@@ -46,6 +47,8 @@ class Dialogue:
         encoder = Encoder(tokenizer)
         _refuse_control_tokens(encoder, instructions, tools)
         self.tokenizer = tokenizer
+        self.instructions = instructions
+        self.tools = list(tools)
         self.layout = layout
         self.observation_role = layout.way.observation_role
         self.notes = list(layout.notes)

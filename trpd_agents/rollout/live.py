@@ -86,6 +86,7 @@ class Live:
         failure: EnvironmentFailure | None = None,
     ) -> Trajectory:
         """What happened in this episode of `spec`, which ended with `observation`; `version` is the student's."""
+        spec = spec if self.env is None else self.env.spec  # of a mixture the environment that was drawn
         return Trajectory(
             id=self.episode.key,
             env_id=spec.id,
@@ -100,4 +101,7 @@ class Live:
             final_observation=observation,
             policy_version=version,
             error=None if failure is None else {"kind": failure.kind, "message": failure.message},
+            instructions="" if self.dialogue is None else self.dialogue.instructions,
+            tools=[] if self.dialogue is None else self.dialogue.tools,
+            hint=None if self.env is None else self.env.hint,
         )

@@ -65,6 +65,8 @@ class AgentEnv:
         self.seconds = seconds
         self.max_turns = _turn_limit(env, spec)
         self.reward_threshold = _reward_threshold(env)
+        self.opening = ""  # the observation that the episode began with
+        self.hint: str | None = None  # what `info["hint"]` of the reset said, for a teacher's eyes only
         self._total = 0.0
         self._running = False
 
@@ -145,7 +147,9 @@ class AgentEnv:
         self._check_info("reset", info)
         self._total = 0.0
         self._running = True
-        return self._text("reset", observation)
+        self.hint = self._hint(info.get("hint"))
+        self.opening = self._text("reset", observation)
+        return self.opening
 
     def step(self, action: str) -> Step:
         """Take one action, sanitised by `clean_action`. Only between a reset and the end of its episode."""
@@ -209,6 +213,13 @@ class AgentEnv:
                 "bad_observation", f"{where} returned an observation of type {type(observation).__name__}; wanted str"
             )
         return _SURROGATES.sub(_REPLACEMENT, observation)  # tokenizers and Parquet refuse lone surrogates
+
+    def _hint(self, hint: Any) -> str | None:
+        if hint is None:
+            return None
+        if not isinstance(hint, str) or not hint.strip():
+            raise self._failure("bad_observation", f'info["hint"] of reset is {hint!r:.100}; wanted a text')
+        return _SURROGATES.sub(_REPLACEMENT, hint)
 
     def _reward(self, reward: Any) -> float:
         if not isinstance(reward, Real | np.bool_) or not math.isfinite(reward):

@@ -10,6 +10,7 @@ import time
 
 from trpd_agents.errors import EnvironmentFailure, UserError
 from trpd_agents.textenv.agent_env import AgentEnv, Step
+from trpd_agents.textenv.mixture import MIXTURE, members
 from trpd_agents.textenv.resolve import make
 from trpd_agents.textenv.spec import EnvSpec
 from trpd_envs.tools import format_call
@@ -36,7 +37,12 @@ def check_environment(spec: EnvSpec | str, seeds: int = 3, max_turns: int | None
     environment that cannot be made, breaks the contract of `AgentEnv`, never says whether an episode succeeded, has
     no turn limit, or goes on past the limit it declares.
     """
-    name = spec if isinstance(spec, str) else spec.id
+    spec = EnvSpec(spec) if isinstance(spec, str) else spec
+    if spec.id == MIXTURE:
+        for member in members(spec):
+            check_environment(member.spec, seeds, max_turns)
+        return
+    name = spec.id
     try:
         env = make(spec)
     except EnvironmentFailure as failure:

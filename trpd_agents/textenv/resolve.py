@@ -20,6 +20,7 @@ from trpd_agents.errors import EnvironmentFailure, UserError
 from trpd_agents.textenv.agent_env import AgentEnv
 from trpd_agents.textenv.blame import blame
 from trpd_agents.textenv.env_file import load_class
+from trpd_agents.textenv.mixture import MIXTURE, MixedEnv
 from trpd_agents.textenv.spec import EnvSpec, did_you_mean
 
 BUNDLED = "trpd_envs"  # the module that registers the bundled environments, under the namespace below
@@ -41,6 +42,8 @@ def make(spec: EnvSpec | str, **kwargs: Any) -> AgentEnv:
         spec = EnvSpec(spec)
     if kwargs:
         spec = EnvSpec(spec.id, {**spec.kwargs, **kwargs})
+    if spec.id == MIXTURE:
+        return MixedEnv(spec)
     env = _build(spec)
     for name in ("observation_space", "action_space"):
         _require_text(spec, env, name)
