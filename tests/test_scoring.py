@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from trpd_agents import scoring
-from trpd_agents.scoring import pad_ids, score_tokens
+from trpd_agents.batching import pad_ids
+from trpd_agents.scoring import score_tokens
 from trpd_agents.teacher import LocalTeacher
 from trpd_agents.trajectory import Outcome, Scores, Stop, Trajectory, Turn
 

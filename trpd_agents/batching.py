@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices of sequences grouped so that `longest * count <= token_budget`, padding included.
@@ -19,6 +22,34 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
         else:
             groups.append([i])
     return groups
+
+
+def packed_batches(sequences: Sequence[np.ndarray], token_budget: int) -> list[list[int]]:
+    """Indices of `sequences`, int `[T_i]` each, grouped so that they have at most `token_budget` tokens together.
+
+    They are taken in the order of their tokens, so that those that begin alike are neighbours. A sequence longer than
+    the budget gets a group of its own; empty sequences are left out.
+    """
+    present = [i for i, s in enumerate(sequences) if len(s)]
+    groups: list[list[int]] = []
+    room = 0
+    # Big-endian bytes compare as the numbers do.
+    for i in sorted(present, key=lambda i: np.asarray(sequences[i]).astype(">u4").tobytes()):
+        if not groups or len(sequences[i]) > room:
+            groups.append([])
+            room = token_budget
+        groups[-1].append(i)
+        room -= len(sequences[i])
+    return groups
+
+
+def pad_ids(sequences: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    """Right-padded int64 `[B, T]`. The padding id is 0: causal attention never lets a real token see it."""
+    width = max(len(s) for s in sequences)
+    ids = np.zeros((len(sequences), width), dtype=np.int64)
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return torch.from_numpy(ids).to(device)
 
 
 def position_chunk(vocab_size: int) -> int:

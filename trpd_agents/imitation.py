@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,7 +28,8 @@ from trpd_agents.models import LanguageModel, content_hash, load_model, pick_dev
 from trpd_agents.rollout import Collector, Episode, Limits, Sampling, TransformersEngine
 from trpd_agents.rollout.demonstrate import demonstrate
 from trpd_agents.rollout.dialogues import Dialogues
-from trpd_agents.textenv import EnvSpec, make
+from trpd_agents.textenv import EnvSpec
+from trpd_agents.textenv.source import source_hash
 from trpd_agents.trajectory import Trajectory, pad_scored
 
 IMITATION = CreditConfig(gate=ClosedGate(), guidance=PrefixGuidance(beta=1.0))  # only what the teacher wrote is learned
@@ -198,26 +197,9 @@ def _cache_key(config: ModelConfig, env: EnvSpec, learner: LearnerConfig, max_tu
         "version": __version__,
         "base": content_hash(config.model),
         "imitation": config.imitation.model_dump() if config.imitation else None,
-        "env": [env.id, env.kwargs, max_turns, _source_hash(env)],
+        "env": [env.id, env.kwargs, max_turns, source_hash(env)],
         "learner": {name: getattr(learner, name) for name in kept},
         "ranks": ranks,
     }
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _source_hash(env: EnvSpec) -> str:
-    """Of the file that defines the environment's class, and for a package of environments of everything beside it."""
-    made = make(env)
-    try:
-        source = Path(inspect.getfile(type(made.env.unwrapped)))
-    except (TypeError, OSError):
-        return ""
-    finally:
-        made.close()
-    package = sys.modules.get(type(made.env.unwrapped).__module__.partition(".")[0])
-    beside = sorted(source.parent.glob("*.py")) if getattr(package, "__path__", None) else [source]
-    digest = hashlib.sha256()
-    for file in beside:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

@@ -1,26 +1,32 @@
 """Loading causal language models, and the two halves the rest of the package computes with.
 
-A model is used as `hidden` (token ids to last hidden states) and `logits` (hidden states to logits), because
+A model is used as `hidden` or `encode` (token ids to last hidden states) and `logits` (hidden states to logits):
 log-probabilities are wanted at action positions only: the [T, V] tensor of a whole forward pass is never made.
-Invariant, checked when a model is loaded: `logits(hidden(ids))` equals the model's own logits.
+Invariant, checked when a model is loaded: `logits(hidden(ids))` equals the model's own logits. And, checked before the
+first use of it: `encode` gives each token the state that its sequence alone would give it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from trpd_agents.batching import micro_batches, packed_batches, pad_ids
 from trpd_agents.errors import UserError
+from trpd_agents.lora import adapted, save_merged
+from trpd_agents.packing import ATTENTION, pack
 
 BUILTIN = "builtin:"
 
@@ -93,6 +99,34 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def pick_autocast(dtype: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16 over float32 weights. `auto`: on CUDA devices that have it; a small model on a CPU
+    gains nothing.
+
+    Raises:
+        UserError: bfloat16 is asked for and the device does not have it.
+    """
+    if dtype == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if dtype == "bfloat16" and not has_bfloat16(device):
+        raise UserError(
+            f"learner.dtype=bfloat16: {device.type} here cannot compute in it; set learner.dtype=float32, or auto, "
+            "which takes bfloat16 only where it is there"
+        )
+    return dtype == "bfloat16"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products on `device` can be in bfloat16; emulation on a CUDA device is slow and does not count."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        ones = torch.ones(2, 2, dtype=torch.bfloat16, device=device)
+        return bool(torch.isfinite(ones @ ones).all())
+    except (RuntimeError, TypeError):
+        return False
+
+
 SMALL = 30_000_000  # parameters; below this a second thread costs a CPU process more than it gives
 
 
@@ -107,11 +141,15 @@ def use_threads(parameters: int, processes: int) -> None:
 
 @dataclass
 class LanguageModel:
-    """A causal language model with its tokenizer. `ref` is what the user called it."""
+    """A causal language model with its tokenizer. `ref` is what the user called it.
+
+    `bfloat16` says whether scoring computes in it over the weights as they are; the learner says so for itself.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     ref: str
+    bfloat16: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -130,13 +168,78 @@ class LanguageModel:
         """Last hidden states `[B, T, H]` of right-padded `ids` `[B, T]`. Causal: padding on the right needs no mask."""
         return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
+    @cached_property
+    def packs(self) -> bool:
+        """Whether sequences may share a row: the model lets its attention be replaced, and a probe comes out right."""
+        config = self.model.config
+        if config._attn_implementation not in ("sdpa", ATTENTION) or not self.model._supports_attention_backend:
+            return False
+        training = self.model.training
+        self.model.eval()
+        rng = np.random.default_rng(0)
+        probe = [rng.integers(0, self.vocab_size, n) for n in (19, 5, 24)]
+        probe.append(np.concatenate([probe[2][:20], probe[1]]))
+        with torch.inference_mode():
+            alone = [self.hidden(torch.from_numpy(ids)[None].to(self.device))[0] for ids in probe]
+            config._attn_implementation = ATTENTION
+            try:
+                states, columns = self._packed(probe)
+                same = all(
+                    torch.allclose(states[torch.from_numpy(at).to(self.device)], wanted, atol=1e-3, rtol=1e-3)
+                    for at, wanted in zip(columns, alone, strict=True)
+                )
+            except (TypeError, RuntimeError):  # its forward or its attention does not know what to do with `segments`
+                same = False
+        if not same:
+            config._attn_implementation = "sdpa"
+        self.model.train(training)
+        return same
+
+    def batches(self, sequences: Sequence[np.ndarray], token_budget: int) -> list[list[int]]:
+        """Indices of `sequences` in groups for `encode`, of at most `token_budget` tokens as it encodes them.
+
+        A sequence longer than the budget gets a group of its own; empty ones are left out.
+        """
+        if self.packs:
+            return packed_batches(sequences, token_budget)
+        return micro_batches([len(s) for s in sequences], token_budget)
+
+    def encode(self, sequences: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[np.ndarray]]:
+        """Last hidden states `[R, H]` of `sequences`, int `[T_i]` each, and for each of them the rows `[T_i]` of its
+        tokens. None is empty. Where the model allows there is no padding, and beginnings in common have their rows in
+        common.
+        """
+        if self.packs:
+            return self._packed(sequences)
+        ids = pad_ids(sequences, self.device)
+        rows = [i * ids.shape[1] + np.arange(len(s)) for i, s in enumerate(sequences)]
+        return self.hidden(ids).flatten(0, 1), rows
+
+    def _packed(self, sequences: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[np.ndarray]]:
+        row = pack(sequences, self.device)
+        # The implementation of `ATTENTION` reads `segments`; an empty mask of four axes keeps others from being made.
+        found = self.model.base_model(
+            input_ids=row.ids,
+            position_ids=row.position_ids,
+            attention_mask=torch.empty(1, 1, 1, 0, dtype=torch.bool, device=self.device),
+            use_cache=False,
+            segments=row.segments,
+        )
+        return found.last_hidden_state[0], row.columns
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[..., V]` of hidden states `[..., H]`."""
         return self.model.get_output_embeddings()(hidden)
 
     def save(self, directory: Path) -> None:
-        """Write a plain transformers model: `AutoModelForCausalLM` and `AutoTokenizer` load it."""
-        self.model.save_pretrained(directory, safe_serialization=True)
+        """Write a plain transformers model: `AutoModelForCausalLM` and `AutoTokenizer` load it.
+
+        One with adapters is written with them merged into its weights, and they by themselves in `adapter`.
+        """
+        if adapted(self.model):
+            save_merged(self.model, directory)
+        else:
+            self.model.save_pretrained(directory, safe_serialization=True)
         self.tokenizer.save_pretrained(directory)
 
 

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from trpd_agents.batching import micro_batches
+from trpd_agents.batching import micro_batches, pad_ids
 from trpd_agents.dialogue.tokenizer import train_tokenizer
 from trpd_agents.rollout.dialogues import Dialogues
-from trpd_agents.scoring import pad_ids
 from trpd_agents.textenv import EnvSpec, make
 from trpd_envs.courier import ITEMS, ROOMS
 from trpd_envs.keychain import COLOURS, WORDS

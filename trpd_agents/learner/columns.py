@@ -22,11 +22,10 @@ def gather_columns(
     normalisers: Normalisers,
     group: Sequence[int],
     positions: Sequence[torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """The n weighted positions of the trajectories `group`, and what `stream_losses` needs there, by argument.
+) -> dict[str, torch.Tensor]:
+    """What `stream_losses` needs at the n weighted positions of the trajectories `group`, `[n, ...]` by argument.
 
-    `positions[b]` int64 are those of trajectory b. Returns the row within the group `[n]`, the position `[n]`, and the
-    columns `[n, ...]`; `hidden` among them stands for the teacher's distributions.
+    `positions[b]` int64 are those of trajectory b. `hidden` among the columns stands for the teacher's distributions.
     """
     at = torch.cat([positions[b] for b in group])
     row = torch.repeat_interleave(torch.arange(len(group)), torch.tensor([len(positions[b]) for b in group]))
@@ -51,4 +50,4 @@ def gather_columns(
             taught.setdefault("top_lt", []).append(torch.from_numpy(scores.top_lt)[index])
         if method.exact and scores.hidden is not None:
             taught.setdefault("hidden", []).append(scores.hidden[index.to(scores.hidden.device)])
-    return row, at, columns | {name: torch.cat(values) for name, values in taught.items()}
+    return columns | {name: torch.cat(values) for name, values in taught.items()}

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from trpd_agents.batching import micro_batches, position_chunk
+from trpd_agents.batching import position_chunk
 from trpd_agents.config import LearnerConfig
 from trpd_agents.credit import Credit, CreditConfig
 from trpd_agents.distributed import World
-from trpd_agents.errors import RunError
+from trpd_agents.errors import RunError, UserError
 from trpd_agents.learner.columns import gather_columns
 from trpd_agents.learner.normalisers import Normalisers
 from trpd_agents.learner.schedule import schedule_factor
 from trpd_agents.learner.streams import stream_losses
-from trpd_agents.models import LanguageModel
-from trpd_agents.scoring import pad_ids
+from trpd_agents.memory import within_memory
+from trpd_agents.models import LanguageModel, pick_autocast
 from trpd_agents.teacher import Teacher
 from trpd_agents.trajectory import Trajectory
 
@@ -48,6 +49,12 @@ class Learner:
             self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
         )
         self.autocast = pick_autocast(config.dtype, lm.device)
+        self.token_budget = config.token_budget
+        if config.activation_checkpointing and not lm.model.supports_gradient_checkpointing:
+            raise UserError(
+                f"learner.activation_checkpointing: {type(lm.model).__name__} ({lm.ref!r}) cannot do it; set it to "
+                "false"
+            )
         self.steps = 0
 
     def update(
@@ -114,32 +121,23 @@ class Learner:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         normalisers = Normalisers.of(self.world, trajectories, credit, chosen)
-        sums: dict[str, float] = {"updated_tokens": 0.0}
-        active = (credit.policy_weight != 0) | (credit.forward_kl_weight != 0) | (credit.imitation_weight != 0)
-        positions = [row.nonzero()[:, 0] for row in active.cpu()]
-        # Nothing after the last weighted token is needed, and that one is only predicted.
-        needed = [int(p.max()) if len(p) and b in chosen else 0 for b, p in enumerate(positions)]
-        self.lm.model.train()
-        for group in micro_batches(needed, self.config.token_budget):
-            ids = pad_ids([trajectories[b].tokens[: needed[b]] for b in group], self.lm.device)
-            with torch.autocast(self.lm.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext():
-                hidden = self.lm.hidden(ids)
-            row, at, columns = gather_columns(trajectories, credit, method, normalisers, group, positions)
-            loss, totals = self._losses(
-                hidden[row.to(hidden.device), at.to(hidden.device) - 1],
-                {name: value.to(self.lm.device) for name, value in columns.items()},
+        sums, self.token_budget = within_memory(
+            lambda token_budget: self._accumulate(
+                trajectories,
+                credit,
                 method,
                 teacher,
-                normaliser=normalisers.tokens,
-                guided_normaliser=normalisers.guided_tokens,
+                chosen,
+                normalisers,
+                token_budget,
                 # The first step on fresh data is exactly on-policy; after it the ratio corrects for the policy's move.
                 clip_ratio=None if first else self.config.clip_ratio,
-            )
-            loss.backward()
-            sums["updated_tokens"] += sum(needed[b] for b in group)
-            for name, value in totals.items():
-                sums[name] = sums.get(name, 0.0) + value
-        self.lm.model.eval()
+            ),
+            self.token_budget,
+            phase="update",
+            advice="" if self.config.activation_checkpointing else ", or set learner.activation_checkpointing=true",
+            again=lambda: self.optimizer.zero_grad(set_to_none=True),
+        )
         self.world.sum_gradients(self.parameters)
         names = ["updated_tokens", "loss", "policy_weight", "reverse_kl", "forward_kl_weight", "forward_kl"]
         names += ["imitated", "imitation_nll"]
@@ -163,25 +161,85 @@ class Learner:
             "imitation_nll": totals["imitation_nll"] / max(totals["imitated"], 1.0),
         }
 
-    def _losses(
+    def _accumulate(
+        self,
+        trajectories: Sequence[Trajectory],
+        credit: Credit,
+        method: CreditConfig,
+        teacher: Teacher | None,
+        chosen: Sequence[int],
+        normalisers: Normalisers,
+        token_budget: int,
+        *,
+        clip_ratio: float | None,
+    ) -> dict[str, float]:
+        """Add up the gradient of the trajectories at the indices `chosen`, and return the sums of the losses."""
+        sums: dict[str, float] = {"updated_tokens": 0.0}
+        active = (credit.policy_weight != 0) | (credit.forward_kl_weight != 0) | (credit.imitation_weight != 0)
+        positions = [row.nonzero()[:, 0] for row in active.cpu()]
+        # Nothing after the last weighted token is needed, and that one is only predicted.
+        needed = [int(p.max()) if len(p) and b in chosen else 0 for b, p in enumerate(positions)]
+        sequences = [t.tokens[:n] for t, n in zip(trajectories, needed, strict=True)]
+        groups = self.lm.batches(sequences, token_budget)
+        with self._training():
+            for group in groups:
+                with self._precision():
+                    hidden, rows = self.lm.encode([sequences[b] for b in group])
+                at = torch.cat([torch.from_numpy(row)[positions[b] - 1] for b, row in zip(group, rows, strict=True)])
+                columns = gather_columns(trajectories, credit, method, normalisers, group, positions)
+                totals = self._backward(
+                    hidden.index_select(0, at.to(hidden.device)),
+                    {name: value.to(self.lm.device) for name, value in columns.items()},
+                    method,
+                    teacher,
+                    normaliser=normalisers.tokens,
+                    guided_normaliser=normalisers.guided_tokens,
+                    clip_ratio=clip_ratio,
+                )
+                sums["updated_tokens"] += sum(needed[b] for b in group)
+                for name, value in totals.items():
+                    sums[name] = sums.get(name, 0.0) + value
+        return sums
+
+    @contextlib.contextmanager
+    def _training(self) -> Iterator[None]:
+        """The model in training mode, and back in evaluation mode whatever happens."""
+        self.lm.model.train()
+        if self.config.activation_checkpointing:
+            # The public way would also put a hook on the embedding, one more at every step, that only reentrant
+            # checkpointing needs.
+            self.lm.model._set_gradient_checkpointing(True, partial(checkpoint, use_reentrant=False))
+        try:
+            yield
+        finally:
+            if self.config.activation_checkpointing:
+                self.lm.model._set_gradient_checkpointing(False)
+            self.lm.model.eval()
+
+    def _backward(
         self,
         hidden: torch.Tensor,
         columns: dict[str, torch.Tensor],
         method: CreditConfig,
         teacher: Teacher | None,
         **settings: Any,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Sum of the losses over chunks of positions. With several chunks their logits are recomputed, not kept."""
-        chunk = position_chunk(self.lm.vocab_size)
+    ) -> dict[str, float]:
+        """Add the gradient of the losses at n positions, from their `hidden` states `[n, H]`, and return their sums.
 
-        def one(part: torch.Tensor, named: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        A chunk of positions goes through the output head, the losses and back before the next one does, so that one
+        chunk's logits are all that is ever there, and none has to be computed twice.
+        """
+
+        def losses(part: torch.Tensor, named: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             taught = named.get("hidden")
             distribution = None
             if method.exact and taught is not None and teacher is not None:
                 distribution = _fitted(teacher.log_distribution(taught), self.lm.vocab_size)
             arguments: dict[str, Any] = {name: value for name, value in named.items() if name != "hidden"}
+            with self._precision():
+                logits = self.lm.logits(part)
             return stream_losses(
-                self.lm.logits(part),
+                logits,
                 **arguments,
                 estimator=method.estimator,
                 forward=method.forward_kl,
@@ -189,18 +247,22 @@ class Learner:
                 **settings,
             )
 
-        n = hidden.shape[0]
-        if n <= chunk:
-            loss, totals = one(hidden, columns)
-            return loss, {name: float(value) for name, value in totals.items()}
-        loss, joined = hidden.new_zeros(()), dict[str, float]()
-        for start in range(0, n, chunk):
-            named = {name: value[start : start + chunk] for name, value in columns.items()}
-            part, totals = checkpoint(one, hidden[start : start + chunk], named, use_reentrant=False)
-            loss = loss + part
+        chunk = position_chunk(self.lm.vocab_size)
+        gradients: list[torch.Tensor] = []
+        joined: dict[str, torch.Tensor] = {}
+        for start in range(0, len(hidden), chunk):
+            part = hidden[start : start + chunk].detach().requires_grad_()
+            loss, totals = losses(part, {name: value[start : start + chunk] for name, value in columns.items()})
+            loss.backward()
+            assert part.grad is not None
+            gradients.append(part.grad)
             for name, value in totals.items():
-                joined[name] = joined.get(name, 0.0) + float(value)
-        return loss, joined
+                joined[name] = joined.get(name, 0.0) + value
+        hidden.backward(torch.cat(gradients))
+        return {name: float(value) for name, value in joined.items()}
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.lm.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that decides the next step."""
@@ -217,11 +279,3 @@ def _fitted(logprobs: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return (
         torch.nn.functional.pad(logprobs, (0, missing), value=-torch.inf) if missing > 0 else logprobs[:, :vocab_size]
     )
-
-
-def pick_autocast(dtype: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16 over float32 weights. `auto`: on CUDA devices that have it; a small model on a CPU
-    gains nothing."""
-    if dtype == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return dtype == "bfloat16"
