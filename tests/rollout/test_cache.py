@@ -1,94 +1,102 @@
-"""Packing the cache changes where keys and values lie, never what attention makes of them."""
+"""However conversations come, go and change places, a row holds its own conversation from the first column on."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.cache import ConversationCache
 
-LENGTHS = [[5, 2, 9, 3], [1, 0, 4, 2], [3, 6, 1, 0]]  # tokens fed to each of four conversations, block by block
+HEADS, SIZE, LAYERS = 2, 3, 2
 
 
-@torch.no_grad()
-def feed(lm: LanguageModel, batch: ConversationCache, blocks: list[list[int]]) -> torch.Tensor:
-    """Feed one block per row, right-padded with garbage; the hidden state `[R, H]` of each row's last real token."""
-    width = max(map(len, blocks))
-    sizes = torch.tensor([len(block) for block in blocks])
-    ids = torch.tensor([block + [9] * (width - len(block)) for block in blocks])
-    live = torch.arange(width) < sizes[:, None]
-    positions = batch.lengths[:, None] + (live.cumsum(1) - 1).clamp(min=0)
-    batch.append(live)
-    hidden = lm.model.base_model(
-        input_ids=ids,
-        attention_mask=batch.valid.long(),
-        position_ids=positions,
-        past_key_values=batch.cache,
-        use_cache=True,
-    ).last_hidden_state
-    return hidden[torch.arange(len(blocks)), (sizes - 1).clamp(min=0)]
+class Book:
+    """A cache, and what should be in it: token n of a conversation is stored as a number that names both."""
+
+    def __init__(self) -> None:
+        self.cache = ConversationCache(LAYERS, torch.device("cpu"))
+        self.content: dict[int, list[float]] = {}
+
+    def feed(self, conversations: list[int], counts: list[int]) -> None:
+        names = self.cache.rows(conversations)
+        rows, columns, values = [], [], []
+        for c, row, count in zip(conversations, names, counts, strict=True):
+            for _ in range(count):
+                rows.append(row)
+                columns.append(len(self.content[c]))
+                self.content[c].append(1000.0 * c + len(self.content[c]) + 1)
+                values.append(self.content[c][-1])
+        if not rows:
+            return
+        self.cache.expect(torch.tensor(rows), torch.tensor(columns), max(columns) + 1)
+        states = torch.tensor(values).view(1, 1, -1, 1).expand(1, HEADS, len(values), SIZE)
+        for layer in range(LAYERS):
+            self.cache.cache.update(states + layer, -states, layer)
+        for row, count in zip(names, counts, strict=True):
+            self.cache.lengths[row] += count
+
+    def check(self) -> None:
+        assert sorted(self.cache.conversations) == sorted(self.content)
+        for c, values in self.content.items():
+            (row,) = self.cache.rows([c])
+            assert self.cache.conversations[row] == c and c in self.cache
+            assert self.cache.lengths[row] == len(values)
+            for n, layer in enumerate(self.cache.cache.layers):
+                if values:
+                    assert layer.key_buffer[row, :, : len(values)].unique(dim=0).shape[0] == 1
+                    assert layer.key_buffer[row, 0, : len(values), 0].tolist() == [v + n for v in values]
+                    assert layer.value_buffer[row, 1, : len(values), 2].tolist() == [-v for v in values]
 
 
-def conversations(seed: int = 0) -> list[list[list[int]]]:
-    """Tokens by block, then by row."""
-    rng = np.random.default_rng(seed)
-    return [[rng.integers(3, 262, n).tolist() for n in block] for block in LENGTHS]
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_sequence_of_changes(data):
+    book, fresh = Book(), 0
+    for _ in range(data.draw(st.integers(1, 12))):
+        names = sorted(book.content)
+        change = data.draw(st.sampled_from(["join", "feed", "leave", "swap", "share"]))
+        if change == "join":
+            new = list(range(fresh, fresh + data.draw(st.integers(1, 4))))
+            fresh += len(new)
+            book.cache.join(new)
+            book.content.update({c: [] for c in new})
+        elif change == "feed" and names:
+            book.feed(names, [data.draw(st.sampled_from([0, 1, 3, 70])) for _ in names])
+        elif change == "leave" and names:
+            gone = data.draw(st.lists(st.sampled_from(names), unique=True))
+            book.cache.leave([*gone, 999])
+            for c in gone:
+                del book.content[c]
+        elif change == "swap" and len(names) > 1:
+            chosen = data.draw(st.permutations(range(len(names))))
+            half = data.draw(st.integers(0, len(names) // 2))
+            book.cache.swap(chosen[:half], chosen[half : 2 * half])
+        elif change == "share" and any(book.content.values()):
+            source = data.draw(st.sampled_from([c for c in names if book.content[c]]))
+            empty = [c for c in names if not book.content[c]]
+            length = data.draw(st.integers(1, len(book.content[source])))
+            book.cache.share(book.cache.rows([source])[0], book.cache.rows(empty), length)
+            for c in empty:
+                book.content[c] = book.content[source][:length]
+        book.check()
 
 
-def filled(lm: LanguageModel) -> tuple[ConversationCache, list[list[int]]]:
-    """A cache with holes, and what each of its rows holds."""
-    batch = ConversationCache([20, 21, 22, 23], 2, lm.device)
-    history: list[list[int]] = [[] for _ in range(4)]
-    for blocks in conversations():
-        feed(lm, batch, blocks)
-        for row, block in zip(history, blocks, strict=True):
-            row += block
-    return batch, history
+def test_storage_is_given_back_when_the_last_one_leaves():
+    book = Book()
+    book.cache.join([4, 5])
+    book.content = {4: [], 5: []}
+    book.feed([4, 5], [30, 2])
+    book.cache.leave([4, 5])
+    assert len(book.cache) == 0
+    assert all(not hasattr(layer, "key_buffer") for layer in book.cache.cache.layers)
 
 
-@pytest.mark.parametrize("kept", [{20, 21, 22, 23}, {20, 22}, {21, 23}, {23}])
-def test_attention_over_a_packed_cache_equals_a_plain_forward_pass(make_lm, kept):
-    lm = make_lm(0)
-    batch, history = filled(lm)
-    batch.keep(kept)
-    assert batch.conversations == sorted(kept)
-    assert batch.lengths.tolist() == [len(history[c - 20]) for c in sorted(kept)]
-    blocks = [[30 + c, 40, 50] for c in sorted(kept)]
-    found = feed(lm, batch, blocks)
-    for row, (c, block) in enumerate(zip(sorted(kept), blocks, strict=True)):
-        with torch.no_grad():
-            wanted = lm.hidden(torch.tensor([history[c - 20] + block]))[0, -1]
-        assert torch.allclose(found[row], wanted, atol=1e-5)
-
-
-def test_packing_again_and_again_changes_nothing(make_lm):
-    lm = make_lm(0)
-    batch, history = filled(lm)
-    for kept in ({20, 21, 23}, {20, 23}, {20, 23}, {23}):
-        batch.keep(kept)
-    found = feed(lm, batch, [[31, 32]])[0]
-    with torch.no_grad():
-        wanted = lm.hidden(torch.tensor([history[3] + [31, 32]]))[0, -1]
-    assert torch.allclose(found, wanted, atol=1e-5)
-
-
-def test_packing_closes_holes(make_lm):
-    batch, history = filled(make_lm(0))
-    assert batch.valid.shape[1] > max(map(len, history))
-    batch.keep({21, 23})
-    assert batch.valid.shape == (2, max(len(history[1]), len(history[3])))
-    assert batch.valid.shape[1] == batch.cache.get_seq_length()
-    first_hole = (~batch.valid).int().argmax(1)
-    assert all(not row[int(hole) :].any() for row, hole in zip(batch.valid, first_hole, strict=True) if hole)
-
-
-def test_long_conversations_outgrow_the_first_buffer(make_lm):
-    lm = make_lm(0)
-    batch = ConversationCache([0], 2, lm.device)
-    tokens = np.random.default_rng(1).integers(3, 262, 300).tolist()
-    for start in range(0, 300, 50):
-        found = feed(lm, batch, [tokens[start : start + 50]])
-    with torch.no_grad():
-        assert torch.allclose(found[0], lm.hidden(torch.tensor([tokens]))[0, -1], atol=1e-5)
+@pytest.mark.parametrize("leaving", [[0], [5], [0, 1, 2], [1, 3, 5], [0, 1, 2, 3, 4]])
+def test_rows_in_use_are_always_the_first_ones(leaving):
+    cache = ConversationCache(LAYERS, torch.device("cpu"))
+    cache.join(list(range(6)))
+    cache.leave(leaving)
+    staying = set(range(6)) - set(leaving)
+    assert set(cache.rows(staying)) == set(range(len(staying)))

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from trpd_agents.credit import CreditConfig, assign_credit
 from trpd_agents.credit.config import PrefixGuidance
@@ -132,6 +134,48 @@ def test_results_do_not_depend_on_how_many_play_at_once(collector, parallel):
     few = collector(limits=dataclasses.replace(LIMITS, parallel=parallel)).collect(EPISODES)
     assert [t.id for t in few] == [e.key for e in EPISODES]
     assert all(same(a, b) for a, b in zip(all_at_once, few, strict=True))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_results_do_not_depend_on_order_company_or_slots(collector, data):
+    """Random lengths and endings; episodes take the slots of those that end."""
+    seeds = data.draw(st.lists(st.integers(0, 40), min_size=1, max_size=7, unique=True))
+    env = {"length": data.draw(st.integers(1, 4)), "spread": data.draw(st.integers(1, 5))}
+    env |= {"words": data.draw(st.integers(0, 30)), "truncate": data.draw(st.booleans())}
+    parallel = data.draw(st.integers(1, 4))
+    episodes = [Episode(seed, 100 + seed) for seed in seeds]
+    limits = dataclasses.replace(LIMITS, parallel=parallel, max_tokens=data.draw(st.sampled_from([90, 2000])))
+    together = collector(EnvSpec(ENV, env), limits=limits).collect(episodes)
+    assert [t.seed for t in together] == seeds
+    for episode, found in zip(episodes, together, strict=True):
+        alone = collector(EnvSpec(ENV, env), limits=limits).collect([episode])[0]
+        assert same(alone, found)
+
+
+def test_an_ended_episode_makes_room_at_once(collector, monkeypatch):
+    c = collector(EnvSpec(ENV, {"length": 1, "spread": 6}), limits=dataclasses.replace(LIMITS, parallel=2))
+    live: list[int] = []
+    generate = c.engine.generate
+
+    def watched(requests, sampling):
+        live.append(len(requests))
+        return generate(requests, sampling)
+
+    monkeypatch.setattr(c.engine, "generate", watched)
+    turns = [len(t.turns) for t in c.collect(EPISODES)]
+    assert turns == [1 + e.seed % 6 for e in EPISODES]
+    waited = live.index(1) if 1 in live else len(live)
+    assert live[:waited] == [2] * waited and set(live[waited:]) <= {1}
+    assert sum(live) == sum(turns) and len(live) < 14  # in chunks of two it takes 5 + 4 + 6 rounds
+
+
+def test_an_episode_played_again_waits_for_its_turn(collector):
+    env = EnvSpec(ENV, {"fail": "step", "bad_seeds": (4,), "tag": "queue"})
+    order: list[int] = []
+    limits = dataclasses.replace(LIMITS, parallel=2)
+    collector(env, limits=limits).collect(EPISODES, on_finish=lambda t: order.append(t.seed))
+    assert sorted(order) == sorted(e.seed for e in EPISODES) and order[-1] == 4
 
 
 def test_every_finished_episode_is_reported_once(collector):
@@ -282,7 +326,7 @@ def test_a_guided_conversation_is_token_exact_too(collector, make_lm, tokenizer)
     guide = first_turns(make_lm(1), 2)
     for trajectory in collector().collect(EPISODES, guide):
         check_token_exact(trajectory, dialogue)
-    assert not guide.engine._batches
+    assert not len(guide.engine._cache)
 
 
 def test_the_guides_words_are_the_guides(collector, make_lm):

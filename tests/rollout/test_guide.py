@@ -84,7 +84,7 @@ def test_bernoulli_turns_are_those_that_were_drawn(play, engine, make_lm, refere
         assert [turn.author == "teacher" for turn in trajectory.turns] == drawn
     assert len({tuple(a) for a in authors(played)}) > 3
     check_log_probabilities(make_lm, played, reference_logprobs)
-    assert not engine._batches and not engine._unfed
+    assert not len(engine._cache) and not engine._unfed
 
 
 def test_which_kind_guides_when(engine):
@@ -129,7 +129,7 @@ def test_the_teacher_comes_after_divergent_turns(play, engine, make_lm, referenc
     assert {"student", "teacher"} == {a for row in authors(played) for a in row}
     assert any(not count for b, t in enumerate(played) for count in counts[b, : len(t.turns)])
     check_log_probabilities(make_lm, played, reference_logprobs)
-    assert not engine._batches and not engine._unfed
+    assert not len(engine._cache) and not engine._unfed
 
 
 def test_a_rescue_does_not_depend_on_the_other_episodes(play, engine):

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from trpd_agents.counter_rng import uniform
 from trpd_agents.rollout import Request, Sampling, TransformersEngine
 from trpd_agents.trajectory import Stop
 
@@ -143,12 +146,11 @@ def test_log_probabilities_are_at_temperature_one_whatever_was_sampled(make_lm, 
 
 @contextmanager
 def counting(lm) -> Iterator[list[int]]:
-    """Real (not padding) tokens fed to the model, per call."""
+    """Tokens fed to the model, per call; a conversation whose action has ended counts until it leaves the decoding."""
     fed: list[int] = []
 
     def hook(module, args, kwargs):
-        width = kwargs["input_ids"].shape[1]
-        fed.append(int(kwargs["attention_mask"][:, -width:].sum()))
+        fed.append(kwargs["input_ids"].numel())
 
     handle = lm.model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -158,10 +160,145 @@ def counting(lm) -> Iterator[list[int]]:
 
 
 def test_each_token_is_fed_once(make_lm, sampling):
+    for scripts in ({c: feeds} for c, feeds in SCRIPTS.items()):
+        lm = make_lm(0)
+        engine = TransformersEngine(lm)
+        with counting(lm) as fed:
+            played = converse(engine, sampling, scripts)
+        # nothing follows the last one
+        assert sum(fed) == engine.encoded == sum(len(log.tokens) - 1 for log in played.values())
+
+
+def test_each_token_is_fed_once_in_company_too(make_lm, sampling):
     lm = make_lm(0)
+    engine = TransformersEngine(lm)
     with counting(lm) as fed:
-        played = converse(TransformersEngine(lm), sampling, SCRIPTS)
-    assert sum(fed) == sum(len(log.tokens) - 1 for log in played.values())  # nothing follows the last one
+        played = converse(engine, sampling, SCRIPTS)
+    assert engine.encoded == sum(len(log.tokens) - 1 for log in played.values())
+    assert engine.encoded <= sum(fed) < 1.5 * engine.encoded  # no padding, few ended rows
+
+
+# What conversations begin with in common
+
+
+def groups(system: int, prompts: list[int], size: int) -> dict[int, list[list[int]]]:
+    """`size` conversations for each prompt length, all with the same first `system` tokens, with feeds of their own."""
+    rng = np.random.default_rng(system)
+    head = rng.integers(3, 262, system).tolist()
+    bodies = [head + [20 + i] + rng.integers(3, 262, n).tolist() for i, n in enumerate(prompts)]
+    return {c: [bodies[c // size], *script(100 + c, 3)[1:]] for c in range(len(prompts) * size)}
+
+
+@pytest.mark.parametrize(("system", "prompts", "size"), [(30, [5, 9, 1], 3), (0, [20, 20], 4), (12, [0], 5)])
+def test_a_shared_beginning_is_fed_once(make_lm, sampling, reference_logprobs, system, prompts, size):
+    lm = make_lm(0)
+    scripts = groups(system, prompts, size)
+    engine = TransformersEngine(lm)
+    played = converse(engine, sampling, scripts)
+    every = sum(len(log.tokens) - 1 for log in played.values())
+    saved = (size - 1) * sum(system + 1 + n for n in prompts) + (len(prompts) - 1) * system
+    assert engine.encoded == every - saved
+    for c, log in played.items():
+        alone = converse(TransformersEngine(lm), sampling, {c: scripts[c]})[c]
+        assert alone.tokens == log.tokens
+        logp = reference_logprobs(lm, np.array(log.tokens))
+        at = np.concatenate([np.arange(*span) for span in log.actions])
+        assert log.logprobs == pytest.approx(logp[at, torch.tensor(log.tokens)[at]].tolist(), abs=1e-5)
+
+
+def test_a_latecomer_takes_over_what_a_live_conversation_began_with(make_lm, sampling):
+    scripts = groups(30, [5, 9], 1)
+    engine = TransformersEngine(make_lm(0))
+    engine.generate([Request(0, scripts[0][0], 0)], sampling)
+    before = engine.encoded
+    late = engine.generate([Request(1, scripts[1][0], 1)], sampling)[0]
+    assert engine.encoded - before == len(scripts[1][0]) - 30 + len(late.tokens) - 1
+    assert late == converse_once(make_lm(0), sampling, scripts[1][0], key=1, like=late)
+
+
+def converse_once(lm, sampling, prompt, key, like):
+    """The same request in an engine of its own; log-probabilities close to those of `like` are taken as equal."""
+    alone = TransformersEngine(lm).generate([Request(1, prompt, key)], sampling)[0]
+    assert alone.logprobs == pytest.approx(like.logprobs, abs=1e-5)
+    alone.logprobs = like.logprobs
+    return alone
+
+
+def test_a_beginning_that_other_weights_encoded_is_not_taken_over(make_lm, sampling):
+    prompt = SCRIPTS[10][0]
+    engine = TransformersEngine(make_lm(1))
+    engine.generate([Request(0, prompt, 0)], sampling)
+    engine.load_weights(make_lm(0).model.state_dict(), version=1)
+    late = engine.generate([Request(1, prompt, 1)], sampling)[0]
+    assert late == converse_once(make_lm(0), sampling, prompt, key=1, like=late)
+
+
+# Any company at all
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_any_schedule_gives_what_each_conversation_gives_alone(make_lm, ends, reference_logprobs, data, temperature):
+    """Conversations join, pause, speak and leave as it pleases; each is compared with plain forward passes."""
+    lm = make_lm(0)
+    sampling = Sampling(max_new_tokens=5, end_ids=ends, seed=3, temperature=temperature)
+    scripts = [
+        [
+            data.draw(st.sampled_from([[7] * 11, [7] * 14, []])) * (t == 0) + script(8 * c + t, 1)[0][: 1 + 9 * (c % 3)]
+            for t in range(data.draw(st.integers(1, 4)))
+        ]
+        for c in range(data.draw(st.integers(1, 7)))
+    ]
+    engine = TransformersEngine(lm)
+    logs = [Played() for _ in scripts]
+    done = [0] * len(scripts)
+    while waiting := [c for c, turns in enumerate(scripts) if done[c] < len(turns)]:
+        asked = data.draw(st.lists(st.sampled_from(waiting), min_size=1, unique=True))
+        answers = engine.generate([Request(c, scripts[c][done[c]], key=c) for c in asked], sampling)
+        for c, answer in zip(asked, answers, strict=True):
+            log = logs[c]
+            log.tokens += scripts[c][done[c]]
+            log.actions.append((len(log.tokens), len(log.tokens) + len(answer.tokens)))
+            log.tokens += answer.tokens
+            log.logprobs += answer.logprobs
+            done[c] += 1
+        engine.release([c for c in asked if done[c] == len(scripts[c])])
+    for c, log in enumerate(logs):
+        logp = reference_logprobs(lm, np.array(log.tokens))
+        at = np.concatenate([np.arange(*span) for span in log.actions])
+        spoken = torch.tensor(log.tokens)[at]
+        assert log.logprobs == pytest.approx(logp[at, spoken].tolist(), abs=1e-5)
+        if temperature == 0:
+            assert logp[at].argmax(-1).tolist() == spoken.tolist()
+        else:
+            drawn = [invert(logp[t], float(uniform(3, c, int(t)))) for t in at]
+            assert drawn == spoken.tolist()
+
+
+def invert(logp: torch.Tensor, draw: float) -> int:
+    """The first token at which the running sum of probabilities exceeds `draw`, from the definition."""
+    running = logp.double().exp().cumsum(-1)
+    return int((running > draw * running[-1]).nonzero()[0])
+
+
+def test_the_models_attention_is_left_as_it_was(make_lm, sampling):
+    lm = make_lm(0)
+    before = lm.model.config._attn_implementation
+    converse(TransformersEngine(lm), sampling, SCRIPTS)
+    assert lm.model.config._attn_implementation == before
+
+
+def test_half_precision_models_report_their_log_probabilities_in_single_precision(make_lm, sampling):
+    lm = make_lm(0, dtype=torch.bfloat16)
+    for log in converse(TransformersEngine(lm), sampling, SCRIPTS).values():
+        with torch.no_grad():
+            logp = lm.model(torch.tensor([log.tokens])).logits[0].float().log_softmax(-1)
+        at = torch.cat([torch.arange(*span) for span in log.actions])
+        wanted = logp[at - 1, torch.tensor(log.tokens)[at]]
+        # Sums in another order round to other bfloat16 numbers, of 3 significant digits.
+        assert float((torch.tensor(log.logprobs) - wanted).abs().median()) < 0.05
+        assert len({round(x * 2**20) % 2**8 for x in log.logprobs}) > 1  # not rounded to bfloat16 themselves
 
 
 def test_sampled_frequencies_follow_the_softmax(make_lm):
@@ -217,7 +354,7 @@ def test_logprobs_score_any_sequence(make_lm, reference_logprobs):
 def test_release_forgets(make_lm, sampling):
     engine = TransformersEngine(make_lm(0))
     converse(engine, sampling, SCRIPTS)
-    assert not engine._batches and not engine._unfed
+    assert not len(engine._cache) and not engine._unfed and not engine._begun
     engine.release([99])  # a conversation it never had
 
 
@@ -251,7 +388,7 @@ def test_given_tokens_are_scored_like_any_others(make_lm, sampling, reference_lo
         logp = reference_logprobs(make_lm(0), np.array(log.tokens))
         at = [p for span in log.actions for p in range(*span)]
         assert scores == pytest.approx(logp[at, torch.tensor(log.tokens)[at]].tolist(), abs=1e-5)
-    assert not engine._batches and not engine._unfed
+    assert not len(engine._cache) and not engine._unfed and not engine._begun
 
 
 def test_what_follows_given_tokens_does_not_depend_on_the_batch(make_lm, sampling):
@@ -261,10 +398,9 @@ def test_what_follows_given_tokens_does_not_depend_on_the_batch(make_lm, samplin
 
 
 def test_given_tokens_are_fed_once_too(make_lm, sampling):
-    lm = make_lm(0)
-    with counting(lm) as fed:
-        found = say(TransformersEngine(lm), sampling, list(SCRIPTS))
-    assert sum(fed) == sum(len(log.tokens) - 1 for log, _ in found.values())
+    engine = TransformersEngine(make_lm(0))
+    found = say(engine, sampling, list(SCRIPTS))
+    assert engine.encoded == sum(len(log.tokens) - 1 for log, _ in found.values())
 
 
 def test_a_conversation_may_begin_with_given_tokens(make_lm, reference_logprobs):
@@ -285,7 +421,6 @@ def test_conversations_may_be_opened_together_and_answered_apart(make_lm, played
         (completion,) = engine.generate([Request(c, [], c)], sampling)
         (start, end) = played[c].actions[0]
         assert completion.tokens == played[c].tokens[start:end]
-    assert len({id(batch) for batch in engine._batches.values()}) == 1
 
 
 def test_scores_of_tokens_that_nothing_predicts_are_refused(make_lm):

@@ -1,14 +1,15 @@
 """The collector: drives many episodes at once, and writes down token by token what happened.
 
 Each round asks the engine for one action of every live episode, steps the environments, and feeds the observations
-back. An episode's tokens are only ever appended to. A fault of the environment is not the policy's failure: the episode
-is played again from the start with a fresh environment, and if that fails too it is recorded with its error and no
-success.
+back. An episode that ends makes room for the next one at once, so that long ones do not keep the rest waiting. Its
+tokens are only ever appended to. A fault of the environment is not the policy's failure: the episode is played again
+from the start with a fresh environment, and if that fails too it is recorded with its error and no success.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,19 +68,41 @@ class Collector:
         """
         limit = self.limits.max_turns if max_turns is None else min(max_turns, self.limits.max_turns)
         finished: dict[int, Trajectory] = {}
-        waiting = list(episodes)
-        for attempt in range(self.limits.retries + 1):
-            failed: list[Episode] = []
-            for start in range(0, len(waiting), self.limits.parallel):
-                for trajectory in self._play(waiting[start : start + self.limits.parallel], guide, limit):
-                    if trajectory.error is not None and attempt < self.limits.retries:
-                        failed.append(Episode(trajectory.seed, trajectory.id))
-                        continue
-                    finished[trajectory.id] = trajectory
-                    if on_finish is not None:
-                        on_finish(trajectory)
-            waiting = failed
+        waiting = deque(episodes)
+        failures = Counter[int]()
+        live: list[Live] = []
+        while waiting or live:
+            while waiting and len(live) < self.limits.parallel:
+                opened = self._open(waiting.popleft())
+                if isinstance(opened, Live):
+                    live.append(opened)
+                else:
+                    self._settle(opened, finished, failures, waiting, on_finish)
+            staying: list[Live] = []
+            for run, trajectory in self._round(live, guide, limit):
+                if trajectory is None:
+                    staying.append(run)
+                else:
+                    self._settle(trajectory, finished, failures, waiting, on_finish)
+            live = staying
         return [finished[e.key] for e in episodes]
+
+    def _settle(
+        self,
+        trajectory: Trajectory,
+        finished: dict[int, Trajectory],
+        failures: Counter[int],
+        waiting: deque[Episode],
+        on_finish: Callable[[Trajectory], None] | None,
+    ) -> None:
+        """Keep what has ended, or put it at the end of the queue again if its environment failed."""
+        if trajectory.error is not None and failures[trajectory.id] < self.limits.retries:
+            failures[trajectory.id] += 1
+            waiting.append(Episode(trajectory.seed, trajectory.id))
+            return
+        finished[trajectory.id] = trajectory
+        if on_finish is not None:
+            on_finish(trajectory)
 
     def take_seconds(self) -> dict[str, float]:
         """Seconds spent in engines (`generate`) and in environments (`environment`) since this was last asked."""
@@ -91,35 +114,24 @@ class Collector:
         steps, self._steps = self._steps, 0
         return steps
 
-    def _play(self, episodes: Sequence[Episode], guide: Guide | None, max_turns: int) -> list[Trajectory]:
-        done: list[Trajectory] = []
-        live: list[Live] = []
-        for episode in episodes:
-            opened = self._open(episode)
-            if isinstance(opened, Trajectory):
-                done.append(opened)
-            else:
-                live.append(opened)
-        while live:
-            staying: list[Live] = []
-            ended: list[int] = []
-            self._act(live, guide)
-            for run in live:
-                finished = self._step(run, max_turns)
-                if finished is None:
-                    staying.append(run)
-                else:
-                    run.env.close()
-                    done.append(finished)
-                    ended.append(run.episode.key)
-            if ended:
-                self.engine.release(ended)
-            if guide is not None:
-                guide.release(ended)
-                with self._timed("generate"):
-                    guide.review([run for run in staying if run.turns[-1].author == "student"])
-            live = staying
-        return done
+    def _round(self, live: Sequence[Live], guide: Guide | None, max_turns: int) -> list[tuple[Live, Trajectory | None]]:
+        """One turn of every live episode; with the trajectory of each that is over then."""
+        if not live:
+            return []
+        self._act(live, guide)
+        results = [(run, self._step(run, max_turns)) for run in live]
+        ended = [run.episode.key for run, trajectory in results if trajectory is not None]
+        for run, trajectory in results:
+            if trajectory is not None:
+                run.env.close()
+        if ended:
+            self.engine.release(ended)
+        if guide is not None:
+            guide.release(ended)
+            staying = [run for run, trajectory in results if trajectory is None]
+            with self._timed("generate"):
+                guide.review([run for run in staying if run.turns[-1].author == "student"])
+        return results
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -77,3 +77,11 @@ class Engine(Protocol):
     def logprobs(
         self, sequences: Sequence[np.ndarray], positions: Sequence[np.ndarray], top_k: int
     ) -> list[Scores]: ...
+
+
+class StudentEngine(Engine, Protocol):
+    """An engine that plays as the student, whose weights change."""
+
+    def rest(self) -> None:
+        """Called when nothing is to be sampled for a while: memory may be given to others until the next call."""
+        ...

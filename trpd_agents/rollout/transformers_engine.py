@@ -1,8 +1,9 @@
-"""The transformers engine: lock-step batches of conversations over one growing key-value cache.
+"""The transformers engine: conversations of any age and length side by side in one key-value cache.
 
-Conversations that start together form a batch and advance together; when some end, the batch is packed. Each token of a
-conversation is encoded once, the last one only when something follows it. Every draw comes from a counter-based
-generator keyed by (seed, key, position), so an episode's tokens are the same whatever batch it is in.
+Each token of a conversation is encoded once, the last one only when something follows it; what conversations begin with
+in common is encoded once for all of them. Conversations join and leave at any call, and rows whose action has ended
+leave the decoding. Every draw comes from a counter-based generator keyed by (seed, key, position), so an episode's
+tokens are the same whatever it shares a batch with.
 """
 
 from __future__ import annotations
@@ -13,29 +14,42 @@ import numpy as np
 import torch
 
 from trpd_agents.batching import position_chunk
-from trpd_agents.counter_rng import uniform
+from trpd_agents.errors import UserError
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.cache import ConversationCache
 from trpd_agents.rollout.engine import Completion, Request, Sampling
+from trpd_agents.rollout.feeding import ATTENTION, Feed, passes, plan_feed
+from trpd_agents.rollout.prefixes import WORTHWHILE, best_donor, shared_length, twins
+from trpd_agents.rollout.sampling import sample
 from trpd_agents.scoring import score_tokens
 from trpd_agents.trajectory import Scores, Stop
 
+CROWDED = 0.5  # decoding closes ranks when at most this share of its rows are still open
+
 
 class TransformersEngine:
-    """Samples from a `LanguageModel`. It shares the model's weights: after an update in place nothing is copied."""
+    """Samples from a `LanguageModel`. It shares the model's weights: after an update in place nothing is copied.
+
+    `encoded` counts the tokens that went through the model, padding not included.
+    """
 
     def __init__(self, lm: LanguageModel):
         self.lm = lm
         self.version = 0
-        self._batches: dict[int, ConversationCache] = {}
+        self.encoded = 0
+        self._cache = ConversationCache(lm.model.config.get_text_config().num_hidden_layers, lm.device)
         self._unfed: dict[int, list[int]] = {}  # a conversation's last token, not yet in the cache
+        self._begun: dict[int, tuple[int, Sequence[int]]] = {}  # with which weights, and with which tokens
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Continue every request's conversation by one action. Requests of one batch are answered together."""
-        completions: dict[int, Completion] = {}
-        for batch, group in self._grouped(requests):
-            completions.update(self._advance(batch, group, sampling))
-        return [completions[r.conversation] for r in requests]
+        """Continue every request's conversation by one action."""
+        with torch.inference_mode():
+            feeds = self._feeds(requests)
+            for request, feed in zip(requests, feeds, strict=True):
+                if not feed:
+                    raise ValueError(f"conversation {request.conversation} is empty: there is nothing to go on from")
+            hidden = self._encode(requests, feeds, [1] * len(requests))
+            return self._decode(requests, hidden, sampling)
 
     def append(self, requests: Sequence[Request], counts: Sequence[int]) -> list[np.ndarray]:
         """Encode tokens that are given; float32 `[counts[i]]`, nats: the log-probabilities of the last ones of each.
@@ -44,21 +58,29 @@ class TransformersEngine:
             ValueError: a count asks for tokens that were not given, or for a conversation's first one, which nothing
                 predicts.
         """
-        wanted = {r.conversation: count for r, count in zip(requests, counts, strict=True)}
-        found: dict[int, np.ndarray] = {}
-        for batch, group in self._grouped(requests):
-            found.update(self._take_in(batch, group, wanted))
-        return [found[r.conversation] for r in requests]
+        sequences = self._feeds(requests)
+        for request, sequence, count in zip(requests, sequences, counts, strict=True):
+            if not 0 <= count <= min(len(request.tokens), len(sequence) - 1):
+                raise ValueError(
+                    f"counts: found {count} for conversation {request.conversation}, wanted at most its "
+                    f"{len(request.tokens)} new tokens, each with one before it"
+                )
+        with torch.inference_mode():
+            predictors = self._encode(requests, [s[:-1] for s in sequences], counts)
+            tokens = [token for s, count in zip(sequences, counts, strict=True) for token in s[len(s) - count :]]
+            values = self._logprobs(predictors, torch.tensor(tokens, dtype=torch.int64, device=self.lm.device))
+        for request, sequence in zip(requests, sequences, strict=True):
+            self._unfed[request.conversation] = sequence[-1:]
+        return np.split(values, np.cumsum(counts)[:-1]) if len(counts) else []
 
     def release(self, conversations: Sequence[int]) -> None:
-        gone = set(conversations)
-        batches = {id(b): b for c in gone if (b := self._batches.pop(c, None)) is not None}
-        for conversation in gone:
+        for conversation in conversations:
             self._unfed.pop(conversation, None)
-        for batch in batches.values():
-            staying = set(batch.conversations) - gone
-            if staying:
-                batch.keep(staying)
+            self._begun.pop(conversation, None)
+        self._cache.leave(conversations)
+
+    def rest(self) -> None:
+        """Nothing: its memory is the model's."""
 
     def load_weights(self, state: Mapping[str, torch.Tensor], version: int) -> None:
         own = self.lm.model.state_dict()
@@ -71,140 +93,190 @@ class TransformersEngine:
     ) -> list[Scores]:
         return score_tokens(self.lm, sequences, positions, top_k=top_k)
 
-    def _grouped(self, requests: Sequence[Request]) -> list[tuple[ConversationCache, list[Request]]]:
-        """The requests of each batch; conversations that are new form one of their own."""
-        fresh = [r.conversation for r in requests if r.conversation not in self._batches]
-        if fresh:
-            batch = ConversationCache(fresh, self.lm.model.config.get_text_config().num_hidden_layers, self.lm.device)
-            for conversation in fresh:
-                self._batches[conversation] = batch
-                self._unfed[conversation] = []
-        groups: dict[int, list[Request]] = {}
-        for request in requests:
-            groups.setdefault(id(self._batches[request.conversation]), []).append(request)
-        return [(self._batches[group[0].conversation], group) for group in groups.values()]
+    def _feeds(self, requests: Sequence[Request]) -> list[list[int]]:
+        return [[*self._unfed.get(r.conversation, ()), *r.tokens] for r in requests]
 
-    @torch.inference_mode()
-    def _take_in(
-        self, batch: ConversationCache, requests: Sequence[Request], wanted: Mapping[int, int]
-    ) -> dict[int, np.ndarray]:
-        feeds: list[list[int]] = [[] for _ in batch.conversations]
-        rows: list[int] = []  # of each wanted token: its row, the column of the token before it, and itself
-        columns: list[int] = []
-        tokens: list[int] = []
-        place = {c: r for r, c in enumerate(batch.conversations)}
-        for request in requests:
-            conversation, row = request.conversation, place[request.conversation]
-            sequence = [*self._unfed[conversation], *request.tokens]
-            count = wanted[conversation]
-            if not 0 <= count <= min(len(request.tokens), len(sequence) - 1):
-                raise ValueError(
-                    f"counts: found {count} for conversation {conversation}, wanted at most its "
-                    f"{len(request.tokens)} new tokens, each with one before it"
-                )
-            feeds[row], self._unfed[conversation] = sequence[:-1], sequence[-1:]
-            rows += [row] * count
-            columns += range(len(sequence) - 1 - count, len(sequence) - 1)
-            tokens += sequence[len(sequence) - count :]
-        if not any(feeds):
-            return {r.conversation: np.zeros(0, dtype=np.float32) for r in requests}
-        at = torch.tensor([rows, columns], dtype=torch.int64, device=self.lm.device)
-        predictors = self._encode(batch, *self._padded(feeds))[at[0], at[1]]
-        target = torch.tensor(tokens, dtype=torch.int64, device=self.lm.device)
+    # Encoding what was said
+
+    def _encode(
+        self, requests: Sequence[Request], feeds: Sequence[Sequence[int]], tails: Sequence[int]
+    ) -> torch.Tensor:
+        """Take `feeds` into the cache; the hidden states `[sum(tails), H]` of the last `tails[i]` tokens of each.
+
+        Raises:
+            UserError: an architecture whose attention cannot be told which tokens belong together.
+        """
+        if not self.lm.model._supports_attention_backend:
+            raise UserError(
+                f"model {self.lm.ref!r} ({type(self.lm.model).__name__}) brings its own attention, which cannot "
+                "read this engine's cache; wanted an architecture that uses transformers' attention interface"
+            )
+        names = [r.conversation for r in requests]
+        fresh = [i for i, name in enumerate(names) if name not in self._cache]
+        self._cache.join([names[i] for i in fresh])
+        rows = self._cache.rows(names)
+        twin_of = self._begin(fresh, names, rows, feeds, tails)
+        past = self._cache.lengths[rows].tolist()
+        begins = set(fresh)
+        # Of a conversation that begins here, what the cache holds already is its beginning.
+        left = [feed[past[i] :] if i in begins else feed for i, feed in enumerate(feeds)]
+
+        jobs = [i for i, feed in enumerate(left) if feed and i not in twin_of]
+        parts: list[torch.Tensor] = []
+        start: dict[int, int] = {}  # of each request: where its hidden states are in `parts`
+        found = 0
+        for chosen in passes(jobs, [len(left[i]) for i in jobs]):
+            hidden, order = self._feed([rows[i] for i in chosen], [left[i] for i in chosen])
+            at: list[int] = []
+            end = 0
+            for i in (chosen[o] for o in order):
+                end += len(left[i])
+                at += range(end - tails[i], end)
+                start[i] = found
+                found += tails[i]
+            parts.append(hidden[torch.tensor(at, dtype=torch.int64, device=hidden.device)])
+        for source in set(twin_of.values()):
+            twins_of_it = [rows[i] for i, s in twin_of.items() if s == source]
+            self._cache.share(rows[source], twins_of_it, len(feeds[source]))
+        wanted = [start[twin_of.get(i, i)] + t for i in range(len(names)) for t in range(tails[i])]
+        if not wanted:
+            return torch.empty(0, device=self.lm.device)
+        states = torch.cat(parts)
+        return states if wanted == list(range(len(states))) else states[torch.tensor(wanted, device=states.device)]
+
+    def _begin(
+        self,
+        fresh: Sequence[int],
+        names: Sequence[int],
+        rows: Sequence[int],
+        feeds: Sequence[Sequence[int]],
+        tails: Sequence[int],
+    ) -> dict[int, int]:
+        """Give requests `fresh`, whose conversations begin, what others have encoded of their beginnings.
+
+        Returns:
+            Of each that is fed the very same as another one: that one, which is to be encoded for both.
+        """
+        donors = [name for name, (version, _) in self._begun.items() if version == self.version]
+        # Tokens whose hidden states are wanted have to be encoded: a generation wants the last one's.
+        sharing = [i for i in fresh if tails[i] <= 1 and len(feeds[i]) > WORTHWHILE]
+        first = twins([(tails[i], *feeds[i]) for i in sharing])
+        twin_of = {i: sharing[f] for i, f in zip(sharing, first, strict=True) if sharing[f] != i}
+        alone: list[int] = []
+        for i in sharing:
+            if i in twin_of:
+                continue
+            donor, length = best_donor(feeds[i][:-1], [self._begun[name][1] for name in donors])
+            if length >= WORTHWHILE:
+                self._cache.share(self._cache.rows([donors[donor]])[0], [rows[i]], length)
+            else:
+                alone.append(i)
+        if len(alone) > 1 and (length := shared_length([feeds[i][:-1] for i in alone])) >= WORTHWHILE:
+            self._feed([rows[alone[0]]], [feeds[alone[0]][:length]])
+            self._cache.share(rows[alone[0]], [rows[i] for i in alone[1:]], length)
+        for i in fresh:
+            self._begun[names[i]] = (self.version, feeds[i])
+        return twin_of
+
+    def _feed(self, rows: Sequence[int], feeds: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[int]]:
+        """Hidden states `[N, H]` of the tokens that come next in `rows`, and in which order the feeds were taken."""
+        sizes = [len(feed) for feed in feeds]
+        past = self._cache.lengths[list(rows)].tolist()
+        feed = plan_feed(rows, past, sizes, self.lm.device, self.lm.model.dtype)
+        ids = [token for i in feed.order for token in feeds[i]]
+        hidden = self._pass(torch.tensor(ids, dtype=torch.int64, device=self.lm.device), feed)
+        self._cache.lengths[list(rows)] += sizes
+        self.encoded += sum(sizes)
+        return hidden, feed.order
+
+    def _pass(self, ids: torch.Tensor, feed: Feed) -> torch.Tensor:
+        """Hidden states `[N, H]` of `ids` `[N]`; their keys and values are in the cache then."""
+        self._cache.expect(feed.rows, feed.columns, feed.width)
+        config = self.lm.model.config.get_text_config()
+        before = config._attn_implementation
+        config._attn_implementation = ATTENTION
+        try:
+            hidden: torch.Tensor = self.lm.model.base_model(
+                input_ids=ids[None],
+                attention_mask=feed.blocks[0].mask,  # any in four dimensions: then transformers makes none
+                position_ids=feed.columns[None],
+                past_key_values=self._cache.cache,
+                use_cache=True,
+                feed=feed,
+            ).last_hidden_state[0]
+        finally:
+            config._attn_implementation = before
+        return hidden
+
+    def _logprobs(self, predictors: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
+        """Float32 `[n]`, nats: log-probabilities of `tokens` `[n]`, from a chunk of distributions at a time."""
+        if not len(tokens):
+            return np.zeros(0, dtype=np.float32)
         chunk = position_chunk(self.lm.vocab_size)
         parts = [
             self.lm.logits(hidden).float().log_softmax(-1).gather(-1, token[:, None])[:, 0]
-            for hidden, token in zip(predictors.split(chunk), target.split(chunk), strict=True)
+            for hidden, token in zip(predictors.split(chunk), tokens.split(chunk), strict=True)
         ]
-        ends = np.cumsum([wanted[r.conversation] for r in requests])
-        values = np.split(torch.cat(parts).cpu().numpy(), ends[:-1])
-        return {r.conversation: found for r, found in zip(requests, values, strict=True)}
+        return torch.cat(parts).cpu().numpy()
 
-    @torch.inference_mode()
-    def _advance(
-        self, batch: ConversationCache, requests: Sequence[Request], sampling: Sampling
-    ) -> dict[int, Completion]:
+    # Saying something
+
+    def _decode(self, requests: Sequence[Request], hidden: torch.Tensor, sampling: Sampling) -> list[Completion]:
+        """One action of every request's conversation, from the hidden states `[R, H]` of their last tokens."""
         device = self.lm.device
-        asked = {r.conversation: r for r in requests}
-        rows = [r for r, c in enumerate(batch.conversations) if c in asked]
-        feeds: list[list[int]] = []
-        for conversation in batch.conversations:
-            request = asked.get(conversation)
-            feeds.append([] if request is None else [*self._unfed[conversation], *request.tokens])
-        logits = self._next(batch, *self._padded(feeds))[rows]
-
-        keys = torch.tensor([asked[batch.conversations[r]].key for r in rows], dtype=torch.int64, device=device)
-        lengths = batch.lengths[rows]
-        width = len(batch.conversations)
-        row_index = torch.tensor(rows, device=device)
+        count = len(requests)
+        order = self._to_front([r.conversation for r in requests])
+        who = torch.tensor(order, device=device)  # [rows that are computed]: their requests
+        state = hidden[who]
+        keys = torch.tensor([r.key for r in requests], dtype=torch.int64, device=device)
         ends = torch.tensor(sorted(sampling.end_ids), device=device)
-        tokens = torch.zeros(len(rows), sampling.max_new_tokens, dtype=torch.int64, device=device)
-        logprobs = torch.zeros(len(rows), sampling.max_new_tokens, device=device)
-        counts = torch.zeros(len(rows), dtype=torch.int64, device=device)
-        open_ = torch.ones(len(rows), dtype=torch.bool, device=device)
+        tokens = torch.zeros(count, sampling.max_new_tokens, dtype=torch.int64, device=device)
+        logprobs = torch.zeros(count, sampling.max_new_tokens, device=device)
+        counts = torch.zeros(count, dtype=torch.int64, device=device)
+        open_ = torch.ones(count, dtype=torch.bool, device=device)
         for j in range(sampling.max_new_tokens):
-            token, logprob = _sample(logits, sampling, keys, lengths + j)
-            tokens[:, j] = token
-            logprobs[:, j] = logprob
-            counts += open_
+            at = torch.from_numpy(self._cache.lengths[: len(who)]).to(device)
+            token, logprob = sample(self.lm.logits(state), sampling, keys[who], at)
+            tokens[who, j], logprobs[who, j] = token, logprob
+            counts[who] += open_
             open_ &= ~torch.isin(token, ends)
-            if j + 1 == sampling.max_new_tokens or not bool(open_.any()):
+            left = int(open_.sum())
+            if j + 1 == sampling.max_new_tokens or not left:
                 break
-            column = torch.zeros(width, 1, dtype=torch.int64, device=device)
-            column[row_index, 0] = token
-            live = torch.zeros(width, 1, dtype=torch.bool, device=device)
-            live[row_index, 0] = open_
-            logits = self._next(batch, column, live)[row_index]
+            if left <= len(who) * CROWDED:
+                kept = self._close_ranks(open_.tolist())
+                who, token, open_ = who[kept], token[kept], open_[kept]
+            past = self._cache.lengths[: len(who)].tolist()
+            feed = plan_feed(range(len(who)), past, [1] * len(who), device, self.lm.model.dtype)
+            state = self._pass(token, feed)
+            self._cache.lengths[: len(who)] += open_.cpu().numpy()
+            self.encoded += left
 
-        result: dict[int, Completion] = {}
-        columns = zip(rows, tokens.tolist(), logprobs.tolist(), counts.tolist(), strict=True)
-        for row, ids, values, count in columns:
-            conversation = batch.conversations[row]
-            ids, values = ids[:count], values[:count]
-            self._unfed[conversation] = [ids[-1]]
-            stop = Stop.END if ids[-1] in sampling.end_ids else Stop.LENGTH
-            result[conversation] = Completion(ids, values, stop)
+        result: list[Completion] = []
+        for request, ids, values, size in zip(
+            requests, tokens.tolist(), logprobs.tolist(), counts.tolist(), strict=True
+        ):
+            self._unfed[request.conversation] = [ids[size - 1]]
+            stop = Stop.END if ids[size - 1] in sampling.end_ids else Stop.LENGTH
+            result.append(Completion(ids[:size], values[:size], stop))
         return result
 
-    def _padded(self, feeds: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """`feeds` right-padded: ids `[R, W]`, and which of them are real."""
-        sizes = torch.tensor([len(f) for f in feeds])
-        width = int(sizes.max())
-        ids = np.zeros((len(feeds), width), dtype=np.int64)
-        for row, feed in zip(ids, feeds, strict=True):
-            row[: len(feed)] = feed
-        return torch.from_numpy(ids).to(self.lm.device), (torch.arange(width) < sizes[:, None]).to(self.lm.device)
+    def _to_front(self, conversations: Sequence[int]) -> list[int]:
+        """Bring conversations into the first rows; for each row, the place of its conversation in the list."""
+        rows = self._cache.rows(conversations)
+        count = len(rows)
+        inside = set(rows)
+        self._cache.swap([r for r in range(count) if r not in inside], [r for r in rows if r >= count])
+        place = {name: i for i, name in enumerate(conversations)}
+        return [place[name] for name in self._cache.conversations[:count]]
 
-    def _encode(self, batch: ConversationCache, ids: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
-        """Hidden states `[R, W, H]` of new `ids` `[R, W]`, of which `live` are real; they are in the cache then."""
-        positions = batch.lengths[:, None] + (live.cumsum(1) - 1).clamp(min=0)
-        batch.append(live)
-        hidden: torch.Tensor = self.lm.model.base_model(
-            input_ids=ids,
-            attention_mask=batch.valid.long(),
-            position_ids=positions,
-            past_key_values=batch.cache,
-            use_cache=True,
-        ).last_hidden_state
-        return hidden
-
-    def _next(self, batch: ConversationCache, ids: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
-        """Logits `[R, V]` after each row's last real token."""
-        hidden = self._encode(batch, ids, live)
-        last = (live.sum(1) - 1).clamp(min=0)
-        return self.lm.logits(hidden[torch.arange(len(ids), device=hidden.device), last]).float()
-
-
-def _sample(
-    logits: torch.Tensor, sampling: Sampling, keys: torch.Tensor, positions: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sampled ids `[R]` and their temperature-1 log-probabilities `[R]`, by inverting the cumulative distribution."""
-    logp = logits.log_softmax(-1)
-    if sampling.temperature == 0:
-        token = logp.argmax(-1)
-    else:
-        scaled = logp if sampling.temperature == 1 else (logits / sampling.temperature).log_softmax(-1)
-        cumulative = scaled.double().exp().cumsum(-1)
-        draw = uniform(sampling.seed, keys, positions).to(cumulative.device) * cumulative[:, -1]
-        token = torch.searchsorted(cumulative, draw[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return token, logp.gather(-1, token[:, None])[:, 0]
+    def _close_ranks(self, open_: Sequence[bool]) -> list[int]:
+        """Bring the rows that are still open to the front; for each of these, the row it was in."""
+        left = sum(open_)
+        holes = [r for r in range(left) if not open_[r]]
+        movers = [r for r in range(left, len(open_)) if open_[r]]
+        self._cache.swap(holes, movers)
+        kept = list(range(left))
+        for hole, mover in zip(holes, movers, strict=True):
+            kept[hole] = mover
+        return kept
