@@ -3,9 +3,12 @@ environments' texts. Nothing is downloaded."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,3 +101,22 @@ def reference_logprobs() -> Callable[[LanguageModel, np.ndarray], torch.Tensor]:
         return torch.cat([torch.full_like(logp[:1], torch.nan), logp[:-1]])
 
     return compute
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Any]]:
+    """`serve(lm, **switches)`: a `ModelServer`, in tests/model_server.py, that is stopped after the test."""
+    if "model_server" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("model_server", Path(__file__).with_name("model_server.py"))
+        assert spec is not None and spec.loader is not None
+        sys.modules["model_server"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["model_server"])
+    made: list[Any] = []
+
+    def start(lm: LanguageModel, **switches: Any) -> Any:
+        made.append(sys.modules["model_server"].ModelServer(lm, **switches))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.stop()

@@ -159,7 +159,10 @@ def test_mistakes_in_the_method(recipe: Path, override: str, expected: str) -> N
         ("rollout.temperature=0.7", "rollout.temperature: training samples at temperature 1"),
         ("env.max_turn=3", "env.max_turn: unknown key; did you mean 'max_turns'?"),
         ("lr=0.1", "lr: unknown key; did you mean 'learner.lr'?"),
-        ("teacher.kind=locl", "teacher.kind: 'local' or 'oracle' wanted, found 'locl'"),
+        (
+            "teacher.kind=locl",
+            "teacher.kind: 'local' or 'oracle' or 'server' or 'hinted' or 'routed' wanted, found 'locl'",
+        ),
         ("training.steps=0", "training.steps: greater than or equal to 1 wanted, found 0"),
         ("training.steps=2.5", "training.steps: integer wanted, found 2.5"),
         ("training.steps=true", "training.steps: integer wanted, found True"),
@@ -221,11 +224,14 @@ def test_a_teacher_without_a_kind_is_a_local_model(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("teacher={kind: oracle, model: builtin:tiny}", "teacher.model: unknown key; known here: kind, uniform"),
-        ("teacher.uniform=0.1", "teacher.uniform: unknown key; known here: imitation, kind, model, trust_remote_code"),
+        (
+            "teacher={kind: oracle, model: builtin:tiny}",
+            "teacher.model: unknown key; known here: cache, cache_gigabytes, kind, uniform",
+        ),
+        ("teacher.uniform=0.1", "teacher.uniform: unknown key; known here: cache, cache_gigabytes, imitation, kind"),
         ("teacher={kind: oracle, uniform: 0}", "teacher.uniform: greater than 0 wanted, found 0"),
         ("teacher={kind: oracle, uniform: 1}", "teacher.uniform: less than 1 wanted, found 1"),
-        ("teacher={kind: 3}", "teacher.kind: 'local' or 'oracle' wanted, found 3"),
+        ("teacher={kind: 3}", "teacher.kind: 'local' or 'oracle' or 'server' or 'hinted' or 'routed' wanted, found 3"),
         ("teacher=oracle", "teacher: a mapping of keys to values wanted, found 'oracle'"),
         ("teacher={}", "teacher.model: missing"),
         (IMITATION.format(1), "student.imitation.mistakes: less than 1 wanted, found 1"),

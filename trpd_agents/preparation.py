@@ -6,14 +6,21 @@ and the evaluations that were already done.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from trpd_agents.checkpointing import LoopState, restore
-from trpd_agents.config import ModelConfig, OracleTeacherConfig, RunConfig
-from trpd_agents.credit.config import EntropyOutliers
+from trpd_agents.config import (
+    HintedTeacherConfig,
+    ModelConfig,
+    OracleTeacherConfig,
+    RunConfig,
+    ServerTeacherConfig,
+)
 from trpd_agents.dialogue import check_same_tokens
 from trpd_agents.distributed import World
 from trpd_agents.errors import RunError, UserError
@@ -21,17 +28,30 @@ from trpd_agents.evaluation import Evaluation, compare, evaluate, evaluate_exper
 from trpd_agents.evaluation.statistics import success_rate
 from trpd_agents.imitation import prepare_model
 from trpd_agents.learner import Learner
-from trpd_agents.models import LanguageModel, load_model, pick_device, read_outline, resolve_model
+from trpd_agents.lora import ADAPTER, add_adapters, load_adapters, require_peft
+from trpd_agents.models import (
+    LanguageModel,
+    load_model,
+    pick_autocast,
+    pick_device,
+    read_outline,
+    resolve_model,
+)
 from trpd_agents.progress import Progress
 from trpd_agents.rollout import Engine
 from trpd_agents.rollout.demonstrate import require_demonstrator
+from trpd_agents.rollout.engine import StudentEngine
+from trpd_agents.rollout.open_engine import check_engine, open_engine
 from trpd_agents.run_directory import RunDirectory, load_state
 from trpd_agents.stopwatch import Stopwatch
-from trpd_agents.teacher import LocalTeacher, OracleTeacher, Teacher
+from trpd_agents.teacher import Teacher, TeacherServer, open_server
+from trpd_agents.teacher.kept_server import open_kept_servers
+from trpd_agents.teacher.of_run import check_hints, keeps_start, school, taught_by, teacher_of, teachers_of
 from trpd_agents.teacher.oracle_replay import require_expert
 from trpd_agents.textenv import EnvSpec, make
 
 EVALUATIONS = "evaluations.json"
+BASE = "base"  # what the adapters of `learner.lora` belong to
 
 
 @dataclass
@@ -39,15 +59,21 @@ class Ready:
     """The models of a run, where it stands, and the evaluations done so far (by who: `before`, `teacher`, ...)."""
 
     student: LanguageModel
-    teacher: LanguageModel | None  # None: the oracle, which is no model
+    teachers: dict[str, LanguageModel]  # by the names of `teachers_of`; those that are models of their own
     max_turns: int
     step: int = 0
     state: dict[str, Any] | None = None  # of the checkpoint to go on from
     evaluations: dict[str, Any] = field(default_factory=dict)
+    servers: dict[str, TeacherServer] = field(default_factory=dict)  # likewise, those that are behind one
+    engine: StudentEngine = field(init=False)
 
 
-def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: Progress, watch: Stopwatch) -> Ready:
+def prepare(
+    world: World, config: RunConfig, directory: RunDirectory, progress: Progress, watch: Stopwatch, opened: ExitStack
+) -> Ready:
     """Load or make student and teacher, and evaluate each once if wanted. `check_models` has found that they fit.
+
+    What the student's engine holds is given back when `opened` closes.
 
     Raises:
         UserError: a model cannot be loaded, or the environment has no expert to imitate.
@@ -58,22 +84,55 @@ def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: 
     checkpoint = directory.newest_checkpoint()
     if checkpoint is None:
         with watch("teacher"):
-            teacher: LanguageModel | None = None
-            if isinstance(config.teacher, ModelConfig):
-                teacher = make_start("teacher", config.teacher, config, env, max_turns, world, progress)
+            teachers = {
+                name: make_start(
+                    f"teacher {name}".strip(), section, config, school(config, name), max_turns, world, progress
+                )
+                for name, section in teachers_of(config).items()
+                if isinstance(section, ModelConfig)
+            }
         with watch("student"):
             student = make_start("student", config.student, config, env, max_turns, world, progress)
-        ready = Ready(student, teacher, max_turns)
+        for name, section in teachers_of(config).items():
+            if keeps_start(section):
+                teachers[name] = replace(student, model=copy.deepcopy(student.model))
+        ready = Ready(student, teachers, max_turns)
     else:
         step, path = checkpoint
         load = partial(load_model, device=pick_device(config.learner.device), processes=world.size)
-        student = load(str(path / "student"), trust_remote_code=config.student.trust_remote_code)
-        teacher = None
-        if isinstance(config.teacher, ModelConfig):
-            teacher = load(str(directory.path / "teacher"), trust_remote_code=config.teacher.trust_remote_code)
-        ready = Ready(student, teacher, max_turns, step, load_state(path))
-    if checkpoint is None and world.rank == 0 and ready.teacher is not None:
-        ready.teacher.save(directory.path / "teacher")
+        trained = path / "student" if config.learner.lora is None else directory.path / BASE
+        student = load(str(trained), trust_remote_code=config.student.trust_remote_code)
+        teachers = {
+            name: load(
+                str(directory.path / "teacher" / name),
+                trust_remote_code=(section if isinstance(section, ModelConfig) else config.student).trust_remote_code,
+            )
+            for name, section in teachers_of(config).items()
+            if isinstance(section, ModelConfig) or keeps_start(section)
+        }
+        ready = Ready(student, teachers, max_turns, step, load_state(path))
+    if checkpoint is None and world.rank == 0:
+        for name, lm in ready.teachers.items():
+            lm.save(directory.path / "teacher" / name)
+    for lm in ready.teachers.values():
+        lm.bfloat16 = pick_autocast(config.learner.dtype, lm.device)
+    if config.learner.lora is not None:
+        if checkpoint is None and world.rank == 0:
+            student.save(directory.path / BASE)
+        add_adapters(student.model, config.learner.lora, config.seed)
+        if checkpoint is not None:
+            load_adapters(student.model, checkpoint[1] / "student" / ADAPTER)
+    ready.servers = open_kept_servers(
+        teachers_of(config),
+        student.tokenizer,
+        directory,
+        top_k=config.top_k,
+        max_tokens=config.rollout.max_tokens,
+        writes=world.rank == 0,
+        say=progress.say,
+    )
+    with watch("engine"):
+        ready.engine = open_engine(config.rollout, student, opened, own_weights=config.training.staleness > 0)
     ready.evaluations = directory.read_json(EVALUATIONS) or {}
     wanted = {name for name in ("before", "teacher") if getattr(config.evaluation, name)} - ready.evaluations.keys()
     if ready.step > 0 and "before" in wanted:
@@ -82,7 +141,8 @@ def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: 
             f"again after {ready.step} steps; put the file back, set evaluation.before=false, or start a new run"
         )
     if "before" in wanted:
-        found = evaluate_model(world, config, student, max_turns, progress, watch, "evaluate student before")
+        title = "evaluate student before"
+        found = evaluate_model(world, config, student, max_turns, progress, watch, title, ready.engine)
         record_evaluation(world, directory, ready, "before", found, LoopState())
     if "teacher" in wanted:
         found = _evaluate_teacher(world, config, ready, progress, watch, "evaluate teacher")
@@ -92,17 +152,7 @@ def prepare(world: World, config: RunConfig, directory: RunDirectory, progress: 
 
 def make_teacher(config: RunConfig, ready: Ready) -> Teacher:
     """The teacher of a run, which returns with its scores what the method reads."""
-    method = config.credit.method
-    wanted: dict[str, Any] = {
-        "top_k": config.top_k,
-        "entropy": isinstance(method.outlier, EntropyOutliers),
-        "keep_hidden": method.exact,
-    }
-    if isinstance(config.teacher, OracleTeacherConfig):
-        student = ready.student
-        return OracleTeacher(student.tokenizer, student.vocab_size, uniform=config.teacher.uniform, **wanted)
-    assert ready.teacher is not None
-    return LocalTeacher(ready.teacher, token_budget=config.learner.token_budget, **wanted)
+    return teacher_of(config, ready.student, ready.teachers, ready.servers)
 
 
 def check_models(config: RunConfig, started: RunDirectory | None = None) -> None:
@@ -115,29 +165,36 @@ def check_models(config: RunConfig, started: RunDirectory | None = None) -> None
         UserError: a model is not there or has no tokenizer; the teacher's scores would not be about the student's
             tokens; the method reads more top tokens than there are; the context is too short; a damaged checkpoint.
     """
+    pick_autocast(config.learner.dtype, pick_device(config.learner.device))
+    if config.learner.lora is not None:
+        require_peft()
     checkpoint = started.newest_checkpoint() if started is not None else None
-    models = {
-        who: model
-        for who, model in (("student", config.student), ("teacher", config.teacher))
-        if isinstance(model, ModelConfig)
-    }
-    if started is None or checkpoint is None:
-        sources = {who: model.model for who, model in models.items()}
-    else:
-        folders = {"student": checkpoint[1], "teacher": started.path}
-        sources = {who: str(folders[who].absolute() / who) for who in models}
+    models: dict[str, ModelConfig] = {"student": config.student}
+    folders = {} if started is None or checkpoint is None else {"student": checkpoint[1] / "student"}
+    for name, section in teachers_of(config).items():
+        if isinstance(section, ModelConfig):
+            models[f"teacher {name}".strip()] = section
+            if started is not None and checkpoint is not None:
+                folders[f"teacher {name}".strip()] = started.path / "teacher" / name
+    sources = {who: str(folders[who].absolute()) if folders else model.model for who, model in models.items()}
     for source in sources.values():
         resolve_model(source)  # what is not there is found before what is there is read
+    check_engine(config.rollout, sources["student"], config.student, pick_device(config.learner.device))
     _check_experts(config)
     outlines = {who: read_outline(sources[who], model.trust_remote_code) for who, model in models.items()}
-    if teacher := outlines.get("teacher"):
-        student = outlines["student"]
-        check_same_tokens(
-            student.tokenizer,
-            teacher.tokenizer,
-            student_vocab_size=student.vocab_size,
-            teacher_vocab_size=teacher.vocab_size,
-        )
+    student = outlines["student"]
+    for who, teacher in outlines.items():
+        if who != "student":
+            check_same_tokens(
+                student.tokenizer,
+                teacher.tokenizer,
+                student_vocab_size=student.vocab_size,
+                teacher_vocab_size=teacher.vocab_size,
+            )
+    check_hints(config, student)
+    for section in teachers_of(config).values():
+        if isinstance(section, ServerTeacherConfig):
+            open_server(section, student.tokenizer, top_k=config.top_k, max_tokens=config.rollout.max_tokens)
     smaller = min(outline.vocab_size for outline in outlines.values())
     if config.top_k > smaller:
         raise UserError(
@@ -155,13 +212,14 @@ def _check_experts(config: RunConfig) -> None:
     """Refuse an environment that lacks what the oracle or a demonstration with mistakes asks of it."""
     demonstrated = [
         model.imitation
-        for model in (config.student, config.teacher)
+        for model in (config.student, *teachers_of(config).values())
         if isinstance(model, ModelConfig) and model.imitation is not None
     ]
+    for spec in taught_by(config, OracleTeacherConfig):
+        with closing(make(spec)) as taught:
+            require_expert(taught)
     env = make(EnvSpec(config.env.id, config.env.kwargs))
     try:
-        if isinstance(config.teacher, OracleTeacherConfig):
-            require_expert(env)
         for imitation in demonstrated:
             require_demonstrator(env, imitation.mistakes)
     finally:
@@ -180,9 +238,16 @@ def resume(ready: Ready, world: World, learner: Learner, engine: Engine, watch: 
 
 
 def evaluate_model(
-    world: World, config: RunConfig, lm: LanguageModel, max_turns: int, progress: Progress, watch: Stopwatch, title: str
+    world: World,
+    config: RunConfig,
+    lm: LanguageModel,
+    max_turns: int,
+    progress: Progress,
+    watch: Stopwatch,
+    title: str,
+    engine: Engine | None = None,
 ) -> Evaluation:
-    """Held-out episodes, with the run's own limits.
+    """Held-out episodes, with the run's own limits, played by `lm`, or by `engine` with the tokenizer of `lm`.
 
     Raises:
         RunError: the environment failed in all of them.
@@ -195,6 +260,7 @@ def evaluate_model(
         max_new_tokens=config.rollout.max_new_tokens,
         max_tokens=config.rollout.max_tokens,
         episode_seconds=config.rollout.episode_seconds,
+        engine=engine,
     )
     return _evaluated(play, world, config, max_turns, progress, watch, title)
 
@@ -202,9 +268,13 @@ def evaluate_model(
 def _evaluate_teacher(
     world: World, config: RunConfig, ready: Ready, progress: Progress, watch: Stopwatch, title: str
 ) -> Evaluation:
-    """Like `evaluate_model`; an oracle's episodes are the expert's."""
-    if ready.teacher is not None:
-        return evaluate_model(world, config, ready.teacher, ready.max_turns, progress, watch, title)
+    """Like `evaluate_model`; an oracle's episodes are the expert's, and others than models play with their engine."""
+    (name, section), *others = teachers_of(config).items()
+    if others or not isinstance(section, OracleTeacherConfig):
+        lm, engine = ready.teachers.get(name, ready.student), None
+        if others or isinstance(section, HintedTeacherConfig | ServerTeacherConfig):
+            engine = make_teacher(config, ready).engine
+        return evaluate_model(world, config, lm, ready.max_turns, progress, watch, title, engine)
     env = EnvSpec(config.env.id, config.env.kwargs)
     play = partial(evaluate_expert, env, ready.student.tokenizer, config.evaluation.episodes)
     return _evaluated(play, world, config, ready.max_turns, progress, watch, title)
@@ -258,7 +328,8 @@ def conclude(
 ) -> dict[str, Any]:
     """Evaluate the trained student, write it out, and sum up."""
     if ready.evaluations.get("after", {}).get("step") != loop.step:  # a run resumed for more steps is evaluated again
-        found = evaluate_model(world, config, ready.student, ready.max_turns, progress, watch, "evaluate student after")
+        title, limit = "evaluate student after", ready.max_turns
+        found = evaluate_model(world, config, ready.student, limit, progress, watch, title, ready.engine)
         record_evaluation(world, directory, ready, "after", found, loop)
     summary = _summary(ready, watch)
     if world.rank == 0:

@@ -26,6 +26,7 @@ from trpd_agents.dialogue import train_tokenizer
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.interrupt import Interrupted
 from trpd_agents.models import load_model
+from trpd_agents.rollout import TransformersEngine
 from trpd_agents.storage import read_trajectories
 from trpd_agents.training import episodes_of, train
 
@@ -235,7 +236,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, configure, tmp_
     """Killed in step 4, with a checkpoint of step 2: steps 3 and 4 are made again, not written twice."""
     config = configure(training={"checkpoint_every": 2})
     path = tmp_path / "killed"
-    load_weights = training.TransformersEngine.load_weights
+    load_weights = TransformersEngine.load_weights
 
     def falls_over(self: Any, state: Any, version: int) -> None:
         if version == 4:
@@ -243,7 +244,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, configure, tmp_
         load_weights(self, state, version)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.TransformersEngine, "load_weights", falls_over)
+        patch.setattr(TransformersEngine, "load_weights", falls_over)
         with pytest.raises(MemoryError):
             train(config, path, quiet=True)
     assert [line["step"] for line in metrics(path)] == [1, 2, 3]
@@ -430,7 +431,7 @@ def test_a_model_that_is_not_there_is_refused(configure, tmp_path):
 
 def test_a_sampler_with_other_weights_stops_the_run(configure, tmp_path, monkeypatch):
     """The engine keeps sampling with what it had; the probe notices at the next step."""
-    logprobs = training.TransformersEngine.logprobs
+    logprobs = TransformersEngine.logprobs
 
     def stale(self: Any, *arguments: Any, **settings: Any) -> Any:
         scores = logprobs(self, *arguments, **settings)
@@ -438,7 +439,7 @@ def test_a_sampler_with_other_weights_stops_the_run(configure, tmp_path, monkeyp
             score.lt = score.lt - 0.2
         return scores
 
-    monkeypatch.setattr(training.TransformersEngine, "logprobs", stale)
+    monkeypatch.setattr(TransformersEngine, "logprobs", stale)
     with pytest.raises(RunError, match=r"the sampler and the trained weights disagree by 0\.2"):
         train(configure(), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

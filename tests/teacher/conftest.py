@@ -52,6 +52,9 @@ def play(tokenizer) -> Play:
             success=bool(step.success),
             reward=step.reward,
             final_observation=observation,
+            instructions=env.instructions,
+            tools=env.tools,
+            hint=env.hint,
         )
 
     return build

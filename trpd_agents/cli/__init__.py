@@ -19,6 +19,7 @@ from trpd_agents.cli.envs import envs
 from trpd_agents.cli.eval import evaluate_command
 from trpd_agents.cli.methods import methods
 from trpd_agents.cli.recredit import recredit
+from trpd_agents.cli.serve_teacher import serve_teacher
 from trpd_agents.cli.sft import sft
 from trpd_agents.cli.study import study
 from trpd_agents.cli.train import train
@@ -85,6 +86,7 @@ app.command("study")(study)
 app.add_typer(methods, name="methods")
 app.command("recredit")(recredit)
 app.command("audit")(audit)
+app.command("serve-teacher")(serve_teacher)
 
 
 def main() -> None:

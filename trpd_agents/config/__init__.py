@@ -6,34 +6,40 @@ have changed.
 """
 
 from trpd_agents.config.load import dump_config, load_config, parse_config
+from trpd_agents.config.lora import LoraConfig
 from trpd_agents.config.method import MethodConfig
+from trpd_agents.config.more_teachers import Cached, HintedTeacherConfig
 from trpd_agents.config.run import RunConfig
 from trpd_agents.config.sections import (
     EnvConfig,
     EvaluationConfig,
     ImitationConfig,
     LearnerConfig,
-    LocalTeacherConfig,
     ModelConfig,
-    OracleTeacherConfig,
     RolloutConfig,
     Section,
-    TeacherConfig,
     TrainingConfig,
 )
+from trpd_agents.config.server import ServerTeacherConfig
+from trpd_agents.config.teachers import LocalTeacherConfig, OracleTeacherConfig, RoutedTeacherConfig, TeacherConfig
 
 __all__ = [
+    "Cached",
     "EnvConfig",
     "EvaluationConfig",
+    "HintedTeacherConfig",
     "ImitationConfig",
     "LearnerConfig",
     "LocalTeacherConfig",
+    "LoraConfig",
     "MethodConfig",
     "ModelConfig",
     "OracleTeacherConfig",
     "RolloutConfig",
+    "RoutedTeacherConfig",
     "RunConfig",
     "Section",
+    "ServerTeacherConfig",
     "TeacherConfig",
     "TrainingConfig",
     "dump_config",

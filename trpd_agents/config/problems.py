@@ -33,6 +33,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
         return [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
         return [model for part in typing.get_args(annotation) for model in _models(part)]
+    if typing.get_origin(annotation) is dict:  # sections by name
+        return _models(typing.get_args(annotation)[1])
     return []
 
 

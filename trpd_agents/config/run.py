@@ -16,9 +16,9 @@ from trpd_agents.config.sections import (
     Natural,
     RolloutConfig,
     Section,
-    TeacherConfig,
     TrainingConfig,
 )
+from trpd_agents.config.teachers import TeacherConfig
 
 
 class RunConfig(Section):
@@ -57,6 +57,8 @@ class RunConfig(Section):
                 f"{', '.join(self.teacher.guidance)}; set it to one of these or take a teacher of kind 'local'"
             )
             problems.append(("credit.guidance.kind", message))
+        problems += self._beyond_the_teacher()
+        problems += self._playing_ahead()
         most = self._most_optimizer_steps
         if self.learner.warmup_steps > most:
             message = (
@@ -70,6 +72,69 @@ class RunConfig(Section):
                 "the longest trajectory would not fit into a micro-batch"
             )
             problems.append(("learner.token_budget", message))
+        if self.rollout.engine.kind != "transformers" and self.training.ranks > 1:
+            message = (
+                f"1 wanted with rollout.engine.kind={self.rollout.engine.kind}, found {self.training.ranks}: each rank "
+                "would start an engine of its own; set it to 1, or take the engine 'transformers'"
+            )
+            problems.append(("training.ranks", message))
+        if self.rollout.engine.kind != "transformers" and self.learner.lora is not None:
+            message = (
+                f"null wanted with rollout.engine.kind={self.rollout.engine.kind}, which is sent whole weights; take "
+                "the engine 'transformers', which shares the adapted model"
+            )
+            problems.append(("learner.lora", message))
+        if self.learner.correction.kind == "truncate" and self.credit.method.exact:
+            message = (
+                f"the estimator '{self.credit.method.estimator.kind}' takes the expectation over all tokens at each "
+                "position, which a ratio of the one that was sampled would only disturb; 'mask' or 'none' wanted, or "
+                "credit.estimator=sampled; found 'truncate'"
+            )
+            problems.append(("learner.correction.kind", message))
         if problems:
             raise Problems(problems)
         return self
+
+    def _playing_ahead(self) -> list[tuple[str, str]]:
+        """What does not go together with playing the next episodes while these are learned from."""
+        if not self.training.staleness:
+            return []
+        problems = []
+        if self.credit.method.guidance.kind != "none":
+            message = (
+                f"'none' wanted with training.staleness=1, found '{self.credit.method.guidance.kind}': the teacher "
+                "cannot play and score at the same time; set one of the two back"
+            )
+            problems.append(("credit.guidance.kind", message))
+        if not self.credit.method.exact and self.learner.correction.kind == "none":
+            message = (
+                "'truncate' or 'mask' wanted with training.staleness=1 and an estimator from sampled tokens: they are "
+                "sampled with the weights of one update before, which the ratio makes up for; found 'none'"
+            )
+            problems.append(("learner.correction.kind", message))
+        if getattr(self.rollout.engine, "sleep", False):
+            message = "false wanted with training.staleness=1, found true: the engine is never at rest"
+            problems.append(("rollout.engine.sleep", message))
+        return problems
+
+    def _beyond_the_teacher(self) -> list[tuple[str, str]]:
+        """What the method reads of a whole distribution, if the teacher returns its most likely tokens only."""
+        if getattr(self.teacher, "whole_distribution", True):
+            return []
+        kind, method = self.teacher.kind, self.credit.method
+        only = f"a teacher of kind '{kind}' returns its most likely tokens only"
+        problems = []
+        if method.exact:
+            message = (
+                f"'{method.estimator.kind}' sums over the teacher's whole distribution, but {only}; set it to "
+                "'sampled', with forward KL on the teacher's top tokens beside it if wanted "
+                "(credit.outlier.kind=forward_kl), or take a teacher of kind 'local'"
+            )
+            problems.append(("credit.estimator.kind", message))
+        if method.outlier.kind == "entropy":
+            message = (
+                f"'entropy' reads the entropy of the teacher's whole distribution, but {only}; set it to 'forward_kl', "
+                "or take a teacher of kind 'local'"
+            )
+            problems.append(("credit.outlier.kind", message))
+        return problems

@@ -1,31 +1,19 @@
 """The sections of a run configuration, one class each.
 
-Every section forbids unknown keys and takes numbers as they are: no string or boolean is quietly turned into a number.
 Counts are in the unit their name says; durations are seconds; lengths are tokens.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from trpd_agents.config.base import Beta, Count, Flag, Name, Natural, NonNegative, Positive, Section
+from trpd_agents.config.correction import Correction
+from trpd_agents.config.engine import EngineConfig
+from trpd_agents.config.lora import LoraConfig
 from trpd_agents.config.problems import Problems
-
-Count = Annotated[int, Field(strict=True, ge=1)]
-Natural = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Beta = Annotated[float, Field(strict=True, ge=0, lt=1)]
-Name = Annotated[str, Field(strict=True, min_length=1)]
-Flag = Annotated[bool, Field(strict=True)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys refused."""
-
-    # Infinity stays a number when a configuration is sent to another process as JSON.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class EnvConfig(Section):
@@ -55,31 +43,6 @@ class ModelConfig(Section):
     trust_remote_code: Flag = False
 
 
-class LocalTeacherConfig(ModelConfig):
-    """A teacher whose weights are loaded in this process. How many top tokens it returns follows from `credit`."""
-
-    guidance: ClassVar[tuple[str, ...]] = ("none", "prefix", "bernoulli", "rescue")  # kinds that it can do
-
-    kind: Literal["local"] = "local"
-
-
-class OracleTeacherConfig(Section):
-    """The environment's own expert as a teacher: exact in every state, and no model."""
-
-    guidance: ClassVar[tuple[str, ...]] = ("none", "prefix", "bernoulli")  # it does not read along while others play
-
-    kind: Literal["oracle"] = "oracle"
-    uniform: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.01  # probability of any legal action, not the best
-
-
-def _local_unless_said(data: object) -> object:
-    return {"kind": "local", **data} if isinstance(data, dict) else data
-
-
-TeacherConfig = Annotated[
-    LocalTeacherConfig | OracleTeacherConfig, Discriminator("kind"), BeforeValidator(_local_unless_said)
-]
-
 _TRUNCATING = ("top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
@@ -95,7 +58,7 @@ def _refuse_rescaled_temperature(value: object) -> object:
 class RolloutConfig(Section):
     """How episodes are sampled. Sampling is from the full distribution; see `temperature`."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: EngineConfig = Field(default="transformers", validate_default=True)
     temperature: Annotated[Positive, BeforeValidator(_refuse_rescaled_temperature)] = 1.0
     max_new_tokens: Count = 32  # per action
     max_tokens: Count = 2048  # whole conversation, the context limit
@@ -132,10 +95,13 @@ class LearnerConfig(Section):
     warmup_steps: Natural = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     grad_clip: Positive = 1.0
-    token_budget: Count = 16_384  # padded tokens per micro-batch
+    token_budget: Count = 16_384  # tokens per micro-batch
+    activation_checkpointing: Flag = False  # compute layers a second time instead of keeping what they computed
+    lora: LoraConfig | None = None  # train adapters; None: all weights
     epochs_per_batch: Count = 1  # passes over a batch of episodes
     minibatches: Count = 1  # optimiser steps in one pass, each on its share of the episodes
     clip_ratio: Positive = 0.2  # PPO clipping of pi_now / pi_sampling
+    correction: Correction = Field(default="none", validate_default=True)  # where the sampler is not the trainer
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
@@ -151,6 +117,7 @@ class TrainingConfig(Section):
     keep_checkpoints: Count = 2
     ranks: Count = 1  # data-parallel processes
     save_trajectories_every: Natural = 10  # steps; 0: never
+    staleness: Literal[0, 1] = 0  # 1: the next episodes are played while these are learned from
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:

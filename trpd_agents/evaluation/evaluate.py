@@ -88,6 +88,7 @@ def evaluate(
     trust_remote_code: bool = False,
     world: World | None = None,
     on_finish: Callable[[Trajectory], None] | None = None,
+    engine: Engine | None = None,
 ) -> Evaluation:
     """Play `episodes` environment seeds, `repeats` times each, and count.
 
@@ -99,6 +100,7 @@ def evaluate(
         max_turns: None for the environment's own limit.
         world: data-parallel ranks that share the episodes; every rank gets the whole result.
         on_finish: called with every finished trajectory of this rank, for progress.
+        engine: plays in place of the model's own; the model's tokenizer is used with it.
 
     Raises:
         UserError: unknown model or environment, or no turn limit anywhere.
@@ -111,7 +113,7 @@ def evaluate(
         if isinstance(model, LanguageModel)
         else load_model(model, device=pick_device(device), trust_remote_code=trust_remote_code, processes=world.size)
     )
-    engine: Engine = TransformersEngine(lm)
+    engine = engine or TransformersEngine(lm)
     sampling = Sampling(max_new_tokens, frozenset(end_ids(lm.tokenizer)), temperature, seed=EVALUATION_STREAM)
     collector = Collector(spec, engine, lm.tokenizer, sampling, Limits(limit, max_tokens, episode_seconds))
     plan = [Episode(seed + i, (seed + i) * repeats + r) for i in range(episodes) for r in range(repeats)]

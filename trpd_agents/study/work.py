@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trpd_agents import __version__
-from trpd_agents.config import ModelConfig, RunConfig, dump_config
+from trpd_agents.config import ModelConfig, OracleTeacherConfig, RunConfig, dump_config
 from trpd_agents.distributed import World
 from trpd_agents.errors import UserError
 from trpd_agents.evaluation import evaluate_expert, turn_limit
@@ -63,6 +63,11 @@ def _make_model(config: RunConfig, payload: Mapping[str, Any]) -> None:
     if isinstance(section, ModelConfig):
         lm, _ = prepare_model(section, env, learner=config.learner, max_turns=max_turns)
         found = evaluate_model(World(), config, lm, max_turns, Progress(), watch, f"evaluate {payload['who']}")
+    elif not isinstance(section, OracleTeacherConfig):
+        raise UserError(
+            f"teacher.kind={section.kind}: a study evaluates its teachers before any run, and can do so with 'local' "
+            "and 'oracle' only; compare others by runs of `trpd train`"
+        )
     else:  # the oracle, which is no model: the expert plays
         tokenizer = read_outline(config.student.model, config.student.trust_remote_code).tokenizer
         evaluation = config.evaluation
