@@ -7,11 +7,14 @@ Every rank of a data-parallel run executes `_run` on its share of the episodes; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from trpd_agents.checkpointing import LoopState
@@ -25,9 +28,11 @@ from trpd_agents.distributed import World, launch
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.interrupt import Interrupted, StopRequest, stop_on_signal
 from trpd_agents.learner import Learner
+from trpd_agents.learner.correction import correct, seen_by_trainer
 from trpd_agents.metrics import MetricsWriter, counted_divergences, step_figures, sum_by_turn
 from trpd_agents.models import pick_device
 from trpd_agents.preparation import (
+    Ready,
     check_models,
     conclude,
     evaluate_model,
@@ -38,15 +43,20 @@ from trpd_agents.preparation import (
 )
 from trpd_agents.progress import Progress
 from trpd_agents.recording import account, headline, record, save
-from trpd_agents.rollout import Collector, Engine, Episode, Limits, Sampling, TransformersEngine, make_guide
+from trpd_agents.rollout import Collector, Episode, Limits, Sampling, make_guide
+from trpd_agents.rollout.open_engine import max_gap
+from trpd_agents.rollout.weight_probe import WeightProbe, openings
 from trpd_agents.run_directory import RunDirectory, default_run_directory
 from trpd_agents.stopwatch import Stopwatch
+from trpd_agents.teacher.cached import cache_figures
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.textenv.preflight import check_environment
-from trpd_agents.trajectory import Trajectory, pad_scored
+from trpd_agents.trajectory import ScoredBatch, Trajectory, pad_scored
+
+Here = TypeVar("Here")
+There = TypeVar("There")
 
 TRAINING_SEEDS = 1 << 30  # training environments are seeded below this, around the held-out seeds
-SAMPLER_GAP_LIMIT = 0.1  # nats; beyond it the sampler is not playing the weights that are being trained
 
 
 def train(
@@ -111,14 +121,39 @@ def _run(
     world: World, config: RunConfig, directory: RunDirectory, progress: Progress, stop: StopRequest
 ) -> dict[str, Any]:
     torch.manual_seed(config.seed + world.rank)
-    method, budget = config.credit.method, config.training
     watch = Stopwatch()
-    ready = prepare(world, config, directory, progress, watch)
-    student, max_turns = ready.student, ready.max_turns
+    with contextlib.ExitStack() as opened:
+        ready = prepare(world, config, directory, progress, watch, opened)
+        return _loop(world, config, directory, progress, stop, watch, ready)
 
-    engine = TransformersEngine(student)
+
+@dataclass(frozen=True)
+class Batch:
+    """The episodes of one step as this rank played them, at most `cap` turns each.
+
+    `environment_steps` counts this rank's turns, those of attempts that failed included; `seconds` are the collector's.
+    """
+
+    played: list[Trajectory]
+    cap: int
+    environment_steps: int
+    seconds: dict[str, float]
+
+
+def _loop(
+    world: World,
+    config: RunConfig,
+    directory: RunDirectory,
+    progress: Progress,
+    stop: StopRequest,
+    watch: Stopwatch,
+    ready: Ready,
+) -> dict[str, Any]:
+    method, budget = config.credit.method, config.training
+    student, engine, max_turns = ready.student, ready.engine, ready.max_turns
+    env = EnvSpec(config.env.id, config.env.kwargs)
     collector = Collector(
-        EnvSpec(config.env.id, config.env.kwargs),
+        env,
         engine,
         student.tokenizer,
         Sampling(config.rollout.max_new_tokens, frozenset(end_ids(student.tokenizer)), seed=config.seed),
@@ -127,41 +162,71 @@ def _run(
     teacher = make_teacher(config, ready)
     learner = Learner(student, config.learner, world)
     loop = resume(ready, world, learner, engine, watch)
+    probe = WeightProbe(engine, student, world, max_gap(config.rollout))
+    probe.start(openings(env, student, [config.evaluation.seed, config.evaluation.seed + 1]))
     writer = MetricsWriter(directory, loop.step) if world.rank == 0 else None
     if loop.step == 0:
         save(world, config, directory, loop, student, learner, watch)
 
+    def play(step: int, added_turns: int, share: float) -> Batch:
+        cap = turn_cap(method.curriculum, step, added_turns, max_turns)
+        with watch("rollout"):
+            guide = make_guide(method.guidance, method.divergence, teacher.engine, share, config.seed)
+            played = collector.collect(world.shard(episodes_of(config, step)), guide, max_turns=cap)
+        return Batch(played, cap, collector.take_steps(), collector.take_seconds())
+
+    def learn(
+        batch: Batch, loop: LoopState, share: float
+    ) -> tuple[list[Trajectory], ScoredBatch, Credit, dict[str, Any]]:
+        """Everything between playing and the next weights: what was learned from, its credit, and figures."""
+        trajectories = usable(world, batch.played)
+        with watch("score"):
+            for trajectory, scores in zip(trajectories, teacher.score(trajectories), strict=True):
+                trajectory.scores = scores
+            gap = {"sampler_gap": probe.sampled(trajectories)} if not budget.staleness else {}
+            seen = seen_by_trainer(student, trajectories, config.learner)
+        with watch("credit"):
+            scored = pad_scored(seen)
+            credit = assign_credit(scored, method, loop.step, config.seed, loop.recent)
+            credit, corrected = correct(world, credit, method, trajectories, seen, config.learner.correction)
+        with watch("update"):
+            stale = staleness(world, config, learner, trajectories)
+            update = learner.update(seen, credit, method, teacher, progress=share)
+        return trajectories, scored, credit, {**update, **gap, **corrected, **stale}
+
+    batch: Batch | None = None
     with progress.phase(f"distil: {config.credit.preset}", budget.steps or budget.environment_steps or 0) as shown:
         while (share := budget.progress(loop.step, loop.environment_steps)) < 1:
             step, stop.in_step = loop.step, True
-            cap = turn_cap(method.curriculum, step, loop.added_turns, max_turns)
-            with watch("rollout"):
-                guide = make_guide(method.guidance, method.divergence, teacher.engine, share, config.seed)
-                played = collector.collect(world.shard(episodes_of(config, step)), guide, max_turns=cap)
-            trajectories = usable(world, played)
-            with watch("score"):
-                for trajectory, scores in zip(trajectories, teacher.score(trajectories), strict=True):
-                    trajectory.scores = scores
-            with watch("credit"):
-                scored = pad_scored(trajectories)
-                credit = assign_credit(scored, method, step, config.seed, loop.recent)
+            batch = batch or play(step, loop.added_turns, share)
+            played, cap = batch.played, batch.cap
+            environment_steps = loop.environment_steps + int(world.sum(float(batch.environment_steps))[0])
+            ahead = budget.progress(step + 1, environment_steps)
+            if budget.staleness and ahead < 1:
+                following, learned = beside(
+                    partial(play, step + 1, loop.added_turns, ahead), partial(learn, batch, loop, share)
+                )
+            else:
+                engine.rest()
+                following, learned = None, learn(batch, loop, share)
+            trajectories, scored, credit, update = learned
             with watch("update"):
-                gap = sampler_gap(world, engine, trajectories)
-                update = learner.update(trajectories, credit, method, teacher, progress=share)
                 engine.load_weights(student.model.state_dict(), learner.steps)
+                pushed = probe.pushed()
             with watch("write"):
                 by_turn = sum_by_turn(world, trajectories, scored, credit, max_turns)
                 now = LoopState(
                     step=step + 1,
-                    environment_steps=loop.environment_steps + int(world.sum(float(collector.take_steps()))[0]),
+                    environment_steps=environment_steps,
                     added_turns=loop.added_turns
                     + deepens(method.curriculum, cap, by_turn.divergence, by_turn.counted, max_turns),
                     recent=recent_divergences(world, method.rule, loop.recent, trajectories, credit),
                 )
                 figures: dict[str, Any] = step_figures(world, played, trajectories, credit)
                 figures |= {"environment_steps": now.environment_steps, "turn_cap": cap, **by_turn.figures()}
-                figures |= {**update, "sampler_gap": gap}
-                figures |= account(watch, figures, collector.take_seconds())
+                figures |= {"sampler_gap": pushed, **update}
+                figures |= cache_figures(world, teacher)
+                figures |= account(watch, figures, batch.seconds)
                 record(world, config, directory, writer, now.step, figures, played)
                 shown.update(now.step if budget.steps else now.environment_steps, headline(figures))
                 stopping = bool(world.sum(float(stop.asked))[0])
@@ -172,13 +237,38 @@ def _run(
                 how = f"go on with: trpd train --resume {directory.path}"
                 raise Interrupted(f"stopped after {stand(config, now)}; {how}")
             if not over and evaluation_due(config, loop, now):
-                found = evaluate_model(world, config, student, max_turns, Progress(quiet=True), watch, "")
+                found = evaluate_model(world, config, student, max_turns, Progress(quiet=True), watch, "", engine)
                 record_evaluation(world, directory, ready, f"step-{now.step:06d}", found, now)
-            loop = now
+            loop, batch = now, following
     stop.in_step = False
     if writer is not None:
         writer.close()
     return conclude(world, config, directory, progress, ready, loop, watch)
+
+
+def beside(here: Callable[[], Here], there: Callable[[], There]) -> tuple[Here, There]:
+    """What both return: `here` runs in this thread, where environments can be limited in time, `there` in another."""
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(there)
+        return here(), other.result()
+
+
+def staleness(
+    world: World, config: RunConfig, learner: Learner, trajectories: Sequence[Trajectory]
+) -> dict[str, float]:
+    """How many optimiser steps old the weights are that sampled these episodes, at most; nothing for a run in step.
+
+    Raises:
+        RunError: more than the updates on one batch, which is what `training.staleness` allows.
+    """
+    if not config.training.staleness:
+        return {}
+    oldest = max((learner.steps - t.policy_version for t in trajectories), default=0)
+    found = max(world.gather(oldest))
+    allowed = config.training.staleness * config.learner.minibatches * config.learner.epochs_per_batch
+    if found > allowed:
+        raise RunError(f"episodes were sampled with weights {found} optimiser steps old; at most {allowed} expected")
+    return {"staleness": float(found)}
 
 
 def stand(config: RunConfig, loop: LoopState) -> str:
@@ -234,27 +324,3 @@ def usable(world: World, played: Sequence[Trajectory]) -> list[Trajectory]:
         error = next((t.error for t in played if t.error is not None), {"kind": "unknown", "message": ""})
         raise RunError(f"the environment failed in every episode of this step: {error['kind']}: {error['message']}")
     return kept
-
-
-def sampler_gap(world: World, engine: Engine, trajectories: Sequence[Trajectory]) -> float:
-    """Mean absolute difference, in nats, between log-probabilities as sampled and as the trained weights give them now.
-
-    Measured on one trajectory of each rank, every step.
-
-    Raises:
-        RunError: above `SAMPLER_GAP_LIMIT`: the engine sampled with other weights than are being trained.
-    """
-    total = count = 0.0
-    probe = next((t for t in trajectories if t.authored("student").any()), None)
-    if probe is not None:
-        positions = np.flatnonzero(probe.authored("student"))
-        now = engine.logprobs([probe.tokens], [positions], top_k=0)[0].lt
-        total, count = float(np.abs(now - probe.logprobs[positions]).sum()), float(len(positions))
-    total, count = world.sum(total, count)
-    gap = total / count if count else 0.0
-    if not gap <= SAMPLER_GAP_LIMIT:
-        raise RunError(
-            f"the sampler and the trained weights disagree by {gap:.3g} nats per token (at most {SAMPLER_GAP_LIMIT} "
-            "expected): the engine did not receive the weights, or computes in a much lower precision"
-        )
-    return gap
