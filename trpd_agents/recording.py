@@ -30,7 +30,7 @@ def account(watch: Stopwatch, figures: Mapping[str, Any], inside_rollout: Mappin
     watch.tokens["update"] += int(figures["updated_tokens"])
     for name, spent in inside_rollout.items():
         watch.seconds[f"rollout_{name}"] += spent
-    seconds = {f"seconds_{name}": watch.last[name] for name in PHASES}
+    seconds = {f"seconds_{name}": watch.take(name) for name in PHASES}
     total = sum(seconds.values())
     return {
         **seconds,

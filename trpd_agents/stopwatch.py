@@ -14,7 +14,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.tokens: dict[str, int] = defaultdict(int)
-        self.last: dict[str, float] = {}  # seconds of the latest passage through each phase
+        self.fresh: dict[str, float] = defaultdict(float)  # seconds by phase that `take` has not told yet
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -22,5 +22,10 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.last[phase] = time.perf_counter() - started
-            self.seconds[phase] += self.last[phase]
+            spent = time.perf_counter() - started
+            self.seconds[phase] += spent
+            self.fresh[phase] += spent
+
+    def take(self, phase: str) -> float:
+        """Seconds spent in a phase since this was last asked; it may have been passed through several times."""
+        return self.fresh.pop(phase, 0.0)

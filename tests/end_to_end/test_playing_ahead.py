@@ -43,6 +43,16 @@ def test_batches_are_one_update_old_but_for_the_first(ahead):
     assert versions == [{0}, {0}, {2}]  # of updates 1, 2 and 4
 
 
+def test_the_seconds_of_the_steps_are_those_of_the_run(ahead):
+    """However often a step passes through a phase, and in whichever thread."""
+    _, directory = ahead
+    whole = json.loads((directory / "summary.json").read_text())["seconds"]
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    for phase in ("rollout", "score", "credit", "update"):
+        told = sum(line[f"seconds_{phase}"] for line in lines)
+        assert told == pytest.approx(whole[phase], abs=2e-3) and told > 0
+
+
 def test_the_second_thread_changes_nothing(ahead, tmp_path, monkeypatch):
     config, directory = ahead
 
