@@ -24,12 +24,12 @@ from one_step import Cost, Setting, measure  # noqa: E402
 
 BASE = Setting()
 SWEEPS: dict[str, list[tuple[str, Setting]]] = {
-    "turns": [(str(n), replace(BASE, turns=n, episodes=32)) for n in (8, 16, 32, 64, 128)],
-    "episodes": [(str(n), replace(BASE, episodes=n, turns=8)) for n in (8, 32, 128, 512, 1024)],
-    "vocabulary": [(f"{n:,}", replace(BASE, vocabulary=n, turns=4)) for n in (1_024, 8_192, 32_768, 151_936)],
+    "turns": [(str(n), replace(BASE, turns=n, episodes=8)) for n in (8, 16, 32, 64, 128)],
+    "episodes": [(str(n), replace(BASE, episodes=n, turns=2)) for n in (8, 32, 128, 512, 1024)],
+    "vocabulary": [(f"{n:,}", replace(BASE, vocabulary=n, turns=2)) for n in (1_024, 8_192, 32_768, 151_936)],
     "model": [
-        (name, replace(BASE, hidden=h, layers=n, heads=max(4, h // 32), intermediate=h * 8 // 3, turns=8))
-        for name, h, n in (("tiny", 64, 4), ("3 M", 256, 4), ("12 M", 512, 4), ("50 M", 1024, 4))
+        (name, replace(BASE, hidden=h, heads=max(4, h // 32), intermediate=h * 8 // 3, turns=4))
+        for name, h in (("tiny", 64), ("3 M", 256), ("13 M", 512), ("50 M", 1024))
     ],
 }
 

@@ -200,9 +200,11 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_console_script_ends_on_ctrl_c_with_130() -> None:
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would this child if the tests run there.
     code = textwrap.dedent("""
-        import time, trpd_agents.textenv
+        import signal, time, trpd_agents.textenv
         from trpd_agents.cli import main
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def wait():
             print("waiting", flush=True)
             time.sleep(60)
