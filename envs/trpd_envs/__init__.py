@@ -1,10 +1,14 @@
 """Bundled text environments: plain Gymnasium, observations and actions are text, each with a scripted expert.
 
 Importing this package registers them, so `gymnasium.make("trpd_envs:trpd/Courier-v0", rooms=5)` needs nothing else.
+Each comes in three difficulties: `Courier-easy-v0`, `Courier-v0` and `Courier-hard-v0`, which
+differ in their knobs alone.
 `ToolEnv` and `tool` are what a new environment is written with; see `trpd_envs.tools`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import gymnasium
 
@@ -26,11 +30,21 @@ __all__ = [
     "tool",
 ]
 
-for _name, _entry_point in {
-    "Courier": "trpd_envs.courier:Courier",
-    "KeyChain": "trpd_envs.keychain:KeyChain",
-    "GridLake": "trpd_envs.gridlake:GridLake",
-    "GuessNumber": "trpd_envs.guessnumber:GuessNumber",
-}.items():
-    # Without the passive checker, which repeats in every episode what the tests check once. The turn limit is our own.
-    gymnasium.register(id=f"trpd/{_name}-v0", entry_point=_entry_point, disable_env_checker=True)
+# name: (entry point, knobs of `Name-easy-v0`, knobs of `Name-hard-v0`); `Name-v0` has the defaults of the class.
+_BUNDLED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "Courier": ("courier:Courier", {"rooms": 3, "items": 1}, {"rooms": 8, "items": 4, "max_turns": 24}),
+    "KeyChain": ("keychain:KeyChain", {"length": 2, "decoys": 1}, {"length": 8, "decoys": 5}),
+    "GridLake": ("gridlake:GridLake", {"size": 3}, {"size": 8}),
+    "GuessNumber": ("guessnumber:GuessNumber", {"high": 7}, {"high": 1000}),
+}
+
+for _name, (_entry_point, _easy, _hard) in _BUNDLED.items():
+    for _difficulty, _knobs in {"": {}, "-easy": _easy, "-hard": _hard}.items():
+        # Without the passive checker, which repeats in every episode what the tests check once. The turn limit is our
+        # own.
+        gymnasium.register(
+            id=f"trpd/{_name}{_difficulty}-v0",
+            entry_point=f"trpd_envs.{_entry_point}",
+            disable_env_checker=True,
+            kwargs=_knobs,
+        )

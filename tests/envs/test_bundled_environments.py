@@ -17,7 +17,8 @@ from gymnasium.utils.env_checker import check_env
 import trpd_envs  # noqa: F401 -- registers
 from trpd_envs import Text
 
-IDS = ["trpd/Courier-v0", "trpd/KeyChain-v0", "trpd/GridLake-v0", "trpd/GuessNumber-v0"]
+IDS = [env_id for env_id in gymnasium.registry if env_id.startswith("trpd/")]
+DIFFICULTIES = ("-easy", "", "-hard")
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("Courier", {}),
@@ -58,6 +59,23 @@ def test_gymnasium_checker_accepts(env_id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)
+
+
+def test_every_environment_has_three_difficulties_and_a_harder_one_takes_the_expert_no_fewer_turns() -> None:
+    names = sorted({env_id.removeprefix("trpd/").split("-")[0] for env_id in IDS})
+    assert sorted(IDS) == sorted(f"trpd/{name}{difficulty}-v0" for name in names for difficulty in DIFFICULTIES)
+    for name in names:
+        turns = []
+        for difficulty in DIFFICULTIES:
+            env = gymnasium.make(f"trpd/{name}{difficulty}-v0").unwrapped
+            lengths = []
+            for seed in range(20):
+                env.reset(seed=seed)
+                results = play(env)
+                assert results[-1][4]["success"], (name, difficulty, seed)
+                lengths.append(len(results))
+            turns.append(sum(lengths))
+        assert turns[0] < turns[1] < turns[2], (name, turns)
 
 
 def test_module_prefixed_id_takes_knobs() -> None:
@@ -114,14 +132,14 @@ def test_slippery_lake_is_deterministic_under_its_seed() -> None:
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_turn_limit_truncates_and_then_a_reset_is_needed(env_id: str) -> None:
-    env = gymnasium.make(env_id, max_turns=6).unwrapped
+    env = gymnasium.make(env_id).unwrapped
     with pytest.raises(ResetNeeded, match="reset"):
         env.step("before the first reset")
     env.reset(seed=0)
-    for turn in range(6):
+    for turn in range(env.max_turns):
         observation, reward, terminated, truncated, info = env.step("\0 neither a call nor a move")
         assert info == {"success": False, "ok": False} and reward == 0.0 and not terminated
-        assert truncated == (turn == 5) and observation in env.observation_space and observation
+        assert truncated == (turn == env.max_turns - 1) and observation in env.observation_space and observation
     with pytest.raises(ResetNeeded, match="reset"):
         env.step("up")
     assert env.expert() is None

@@ -12,6 +12,8 @@ def envs(
 ) -> None:
     """List environments: what counts as success, the most turns of an episode, their tools, and if an expert exists.
 
+    Each of those that come with this package has two more difficulties: Courier-easy-v0 and Courier-hard-v0, say.
+
     Any other Gymnasium environment with text observations and actions can be played too: as `module:Id-v0`, or as
     `path/file.py:Class`.
 

@@ -31,7 +31,8 @@ class EnvInfo:
 
 def list_envs() -> list[EnvInfo]:
     """The bundled environments, then textarena's games, in the order of their tables. Does not import textarena."""
-    return [*map(_bundled, bundled_ids()), *map(_textarena, GAMES), *map(_needs_data, NEEDS_DATA)]
+    bundled = [env_id for env_id in bundled_ids() if not env_id.endswith(("-easy-v0", "-hard-v0"))]
+    return [*map(_bundled, bundled), *map(_textarena, GAMES), *map(_needs_data, NEEDS_DATA)]
 
 
 def _bundled(env_id: str) -> EnvInfo:
