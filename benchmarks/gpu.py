@@ -32,6 +32,9 @@ BASE = Setting(
 )
 SETTINGS = {
     "256 conversations, 4 turns": replace(BASE, episodes=256, turns=4, new_tokens=32, words=32),
+    "256 conversations, 4 turns, CUDA graphs": replace(
+        BASE, episodes=256, turns=4, new_tokens=32, words=32, cuda_graphs=True
+    ),
     "256 conversations, 16 turns": replace(BASE, episodes=256, turns=16, new_tokens=32, words=32),
     "64 conversations, 16 turns": replace(BASE, episodes=64, turns=16, new_tokens=32, words=32),
 }

@@ -26,6 +26,7 @@ from trpd_agents.credit.presets import PRESETS
 from trpd_agents.learner import Learner
 from trpd_agents.models import LanguageModel, builtin_models, read_outline
 from trpd_agents.rollout import Collector, Episode, Limits, Sampling, TransformersEngine
+from trpd_agents.rollout.captured import CudaGraphs
 from trpd_agents.teacher.local import LocalTeacher
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.trajectory import pad_scored
@@ -47,6 +48,7 @@ class Setting:
     intermediate: int = 688
     vocabulary: int = 1024
     device: str = "cpu"
+    cuda_graphs: bool = False
     dtype: str = "float32"
     token_budget: int = 8192
     estimator: str = "sampled"
@@ -110,7 +112,13 @@ def _measure(setting: Setting) -> Cost:
     sampling = Sampling(setting.new_tokens, frozenset())
     limits = Limits(setting.turns, max_tokens=1 << 16, parallel=setting.episodes)
     env = EnvSpec(TALK, {"turns": setting.turns, "words": setting.words})
-    collector = Collector(env, TransformersEngine(student), student.tokenizer, sampling, limits)
+    collector = Collector(
+        env,
+        TransformersEngine(student, CudaGraphs() if setting.cuda_graphs else None),
+        student.tokenizer,
+        sampling,
+        limits,
+    )
     scorer = LocalTeacher(teacher, keep_hidden=method.exact, token_budget=setting.token_budget)
     learner = Learner(student, LearnerConfig(lr=1e-6, token_budget=setting.token_budget, device=setting.device))
 

@@ -63,7 +63,7 @@ def test_the_engine_may_be_given_by_its_name_alone():
     ("sections", "expected"),
     [
         ({"rollout": {"engine": "vlm"}}, "rollout.engine.kind: 'transformers' or 'vllm' or 'vllm_server' wanted"),
-        ({"rollout": {"engine": {"sleep": True}}}, "rollout.engine.sleep: unknown key; known here: kind"),
+        ({"rollout": {"engine": {"sleep": True}}}, "rollout.engine.sleep: unknown key; known here: cuda_graphs, kind"),
         ({"rollout": {"engine": {"kind": "vllm", "memory_share": 1.5}}}, "rollout.engine.memory_share: less than 1"),
         ({"rollout": {"engine": "vllm_server"}}, "rollout.engine.url: missing"),
         (

@@ -37,6 +37,7 @@ class TransformersEngineConfig(Section):
     """The model that is trained samples itself."""
 
     kind: Literal["transformers"] = "transformers"
+    cuda_graphs: Flag = False  # replay the decoding pass, on a GPU
 
 
 def _transformers_unless_said(value: object) -> object:

@@ -27,6 +27,7 @@ class ConversationCache:
         self._rows: dict[int, int] = {}
         self._columns = 0  # room for tokens in a row
         self._widest = 0  # columns that were needed so far: growing step by step costs more than the room
+        self.storage = object()  # another one whenever keys and values have moved to other memory
         self._layers = [_Layer() for _ in range(layers)]
         self.cache = Cache(layers=list(self._layers))
 
@@ -82,11 +83,17 @@ class ConversationCache:
                 layer.spread(source, at, length)
         self.lengths[list(targets)] = length
 
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room for so many rows and columns, unless there is."""
+        self._widest = max(self._widest, columns)
+        if columns > self._columns:
+            self._allocate(max(rows, len(self.lengths)), max(self._widest + 64, 2 * self._columns))
+        elif rows > len(self.lengths):
+            self._allocate(rows, self._columns)
+
     def expect(self, rows: torch.Tensor, columns: torch.Tensor, width: int) -> None:
         """Announce where the next pass's tokens go, int64 `[N]` each, and how many columns that takes."""
-        self._widest = max(self._widest, width)
-        if width > self._columns:
-            self._allocate(len(self.lengths), max(self._widest + 64, 2 * self._columns))
+        self.reserve(0, width)
         for layer in self._layers:
             layer.place = (rows, columns)
             layer.size = (len(self.lengths), self._columns)
@@ -105,6 +112,7 @@ class ConversationCache:
         kept = min(rows, len(self.lengths))
         lengths[:kept] = self.lengths[:kept]
         self.lengths, self._columns = lengths, columns
+        self.storage = object()
         for layer in self._layers:
             layer.allocate(rows, columns)
 

@@ -10,7 +10,9 @@ import torch
 
 from trpd_agents.config import ModelConfig, RolloutConfig
 from trpd_agents.config.engine import TransformersEngineConfig, VLLMEngineConfig, VLLMServerConfig
+from trpd_agents.errors import UserError
 from trpd_agents.models import LanguageModel
+from trpd_agents.rollout.captured import CudaGraphs
 from trpd_agents.rollout.engine import StudentEngine
 from trpd_agents.rollout.transformers_engine import TransformersEngine
 from trpd_agents.rollout.vllm_engine import VLLMEngine
@@ -34,7 +36,9 @@ def open_engine(
         server = VLLMServerEngine(lm, config.engine, config.max_tokens)
         opened.callback(server.close)
         return server
-    return TransformersEngine(dataclasses.replace(lm, model=copy.deepcopy(lm.model)) if own_weights else lm)
+    if own_weights:
+        lm = dataclasses.replace(lm, model=copy.deepcopy(lm.model))
+    return TransformersEngine(lm, CudaGraphs() if config.engine.cuda_graphs else None)
 
 
 def max_gap(config: RolloutConfig) -> float:
@@ -46,8 +50,14 @@ def check_engine(config: RolloutConfig, source: str, model: ModelConfig, device:
     """Refuse an engine that cannot serve the model at `source` on `device`; no weights are read.
 
     Raises:
-        UserError: vLLM is not there or too old, or cannot compute with this model here; the server does not answer.
+        UserError: vLLM is not there or too old, or cannot compute with this model here; the server does not answer;
+            CUDA graphs without CUDA.
     """
+    if isinstance(config.engine, TransformersEngineConfig) and config.engine.cuda_graphs and device.type != "cuda":
+        raise UserError(
+            f"rollout.engine.cuda_graphs is true, but the student is on {device.type!r}; wanted a GPU "
+            "(learner.device=cuda) or rollout.engine.cuda_graphs=false"
+        )
     if isinstance(config.engine, VLLMEngineConfig):
         require_vllm(config.engine, device.type)
         require_served(source, model.trust_remote_code, device.type)

@@ -17,6 +17,7 @@ from trpd_agents.batching import position_chunk
 from trpd_agents.errors import UserError
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.cache import ConversationCache
+from trpd_agents.rollout.captured import Capture, CapturedDecode
 from trpd_agents.rollout.engine import Completion, Request, Sampling
 from trpd_agents.rollout.feeding import ATTENTION, Feed, passes, plan_feed
 from trpd_agents.rollout.prefixes import WORTHWHILE, best_donor, shared_length, twins
@@ -30,14 +31,16 @@ CROWDED = 0.5  # decoding closes ranks when at most this share of its rows are s
 class TransformersEngine:
     """Samples from a `LanguageModel`. It shares the model's weights: after an update in place nothing is copied.
 
-    `encoded` counts the tokens that went through the model, padding not included.
+    `encoded` counts the tokens that went through the model, padding not included. With `capture`, the decoding pass is
+    captured and replayed (see `captured`; `CudaGraphs()` on a GPU).
     """
 
-    def __init__(self, lm: LanguageModel):
+    def __init__(self, lm: LanguageModel, capture: Capture | None = None):
         self.lm = lm
         self.version = 0
         self.encoded = 0
         self._cache = ConversationCache(lm.model.config.get_text_config().num_hidden_layers, lm.device)
+        self._replayed = None if capture is None else CapturedDecode(self._pass, self._cache, lm.model.dtype, capture)
         self._unfed: dict[int, list[int]] = {}  # a conversation's last token, not yet in the cache
         self._begun: dict[int, tuple[int, Sequence[int]]] = {}  # with which weights, and with which tokens
 
@@ -246,9 +249,7 @@ class TransformersEngine:
             if left <= len(who) * CROWDED:
                 kept = self._close_ranks(open_.tolist())
                 who, token, open_ = who[kept], token[kept], open_[kept]
-            past = self._cache.lengths[: len(who)].tolist()
-            feed = plan_feed(range(len(who)), past, [1] * len(who), device, self.lm.model.dtype)
-            state = self._pass(token, feed)
+            state = self._one_more(token)
             self._cache.lengths[: len(who)] += open_.cpu().numpy()
             self.encoded += left
 
@@ -260,6 +261,14 @@ class TransformersEngine:
             stop = Stop.END if ids[size - 1] in sampling.end_ids else Stop.LENGTH
             result.append(Completion(ids[:size], values[:size], stop))
         return result
+
+    def _one_more(self, token: torch.Tensor) -> torch.Tensor:
+        """Hidden states `[R, H]` of `token` `[R]`, one more for each of the first rows."""
+        if self._replayed is not None:
+            return self._replayed(token)
+        rows = len(token)
+        past = self._cache.lengths[:rows].tolist()
+        return self._pass(token, plan_feed(range(rows), past, [1] * rows, self.lm.device, self.lm.model.dtype))
 
     def _to_front(self, conversations: Sequence[int]) -> list[int]:
         """Bring conversations into the first rows; for each row, the place of its conversation in the list."""
