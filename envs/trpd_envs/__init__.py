@@ -36,6 +36,21 @@ _BUNDLED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "KeyChain": ("keychain:KeyChain", {"length": 2, "decoys": 1}, {"length": 8, "decoys": 5}),
     "GridLake": ("gridlake:GridLake", {"size": 3}, {"size": 8}),
     "GuessNumber": ("guessnumber:GuessNumber", {"high": 7}, {"high": 1000}),
+    "SqlDesk": ("sqldesk:SqlDesk", {"links": 1, "decoys": 0}, {"links": 4, "decoys": 4, "rows": 12}),
+    "Calendar": (
+        "calendar_booking:Calendar",
+        {"meetings": 2, "days": 1, "orders": 0},
+        {"meetings": 7, "people": 4, "days": 3, "hours": 8, "busy": 60, "orders": 3},
+    ),
+    "Shop": ("shop:Shop", {"products": 3, "kinds": 2, "wanted": 1}, {"products": 16, "kinds": 4, "wanted": 3}),
+    "CalcTools": ("calctools:CalcTools", {"numbers": 3}, {"numbers": 6}),
+    "MiniFS": (
+        "minifs:MiniFS",
+        {"files": 3, "directories": 1, "changes": 2},
+        {"files": 6, "directories": 3, "changes": 8},
+    ),
+    "Hanoi": ("hanoi:Hanoi", {"disks": 2}, {"disks": 5}),
+    "Mastermind": ("mastermind:Mastermind", {"length": 3, "digits": 4}, {"length": 5, "digits": 8}),
 }
 
 for _name, (_entry_point, _easy, _hard) in _BUNDLED.items():

@@ -24,11 +24,14 @@ class TextEnv(gymnasium.Env[str, str]):
     """A text game with a hard turn limit. A subclass writes `start` and `act`; `ToolEnv` already writes `act`.
 
     `instructions` is the system text a model plays under. `turn` counts the steps of this episode and `turns_left`
-    those that remain. Randomness comes from `self.np_random`, which `reset(seed=...)` seeds.
+    those that remain. Randomness comes from `self.np_random`, which `reset(seed=...)` seeds. `in_process` declares a
+    game that may be played in the process of whoever plays it: every step is quick whatever the action, and nothing
+    outside of the instance is touched, Python's and NumPy's global generators included. A subclass declares it anew.
     """
 
     instructions: str = ""
     tools: ClassVar[list[dict[str, Any]]] = []
+    in_process: ClassVar[bool] = False
 
     def __init__(self, max_turns: int = 20):
         self.max_turns = check_int("max_turns", max_turns, 1)

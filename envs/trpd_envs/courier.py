@@ -39,6 +39,7 @@ class Courier(ToolEnv):
     """
 
     instructions = "Bring the ordered item to the ordered room. Call one tool each turn."
+    in_process = True
     room: int  # where the player is, an index into `rooms`
     holding: str | None
 

@@ -31,6 +31,7 @@ class GridLake(TextEnv):
     """
 
     instructions = "Walk to G and avoid every O. Answer with one word each turn: up, down, left or right."
+    in_process = True
 
     def __init__(self, size: int = 4, slippery: bool = False, holes: int | None = None, max_turns: int | None = None):
         self.size = check_int("size", size, 2, 20)

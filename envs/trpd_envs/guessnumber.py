@@ -27,6 +27,7 @@ class GuessNumber(TextEnv):
     """
 
     instructions = "Find the secret number. Answer with one number each turn."
+    in_process = True
 
     def __init__(self, low: int = 1, high: int = 31, max_turns: int | None = None):
         self.low = check_int("low", low, -_LIMIT, _LIMIT - 1)

@@ -42,6 +42,7 @@ class KeyChain(ToolEnv):
     """
 
     instructions = "Look up keys of the ordered colour, then submit the value of that colour. Call one tool each turn."
+    in_process = True
 
     def __init__(
         self,
