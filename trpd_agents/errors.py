@@ -19,7 +19,7 @@ class EnvironmentFailure(Exception):
     """An environment broke its contract or fell over.
 
     `kind` is one of `reset_raised`, `step_raised`, `bad_observation`, `bad_reward`, `bad_flag`, `timeout`,
-    `construct_raised`.
+    `construct_raised`, `worker_died`, `not_restored`.
     """
 
     def __init__(self, kind: str, message: str):

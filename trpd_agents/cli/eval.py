@@ -40,6 +40,10 @@ def evaluate_command(
     max_turns: MaxTurns = None,
     max_new_tokens: MaxNewTokens = 32,
     ranks: Annotated[int, typer.Option(min=1, help="Processes to share the episodes.")] = 1,
+    workers: Annotated[
+        str,
+        typer.Option(help="Processes for the environment; 0: in this one. auto: unless it declares that.", metavar="N"),
+    ] = "auto",
     endpoint: Annotated[
         str | None,
         typer.Option(help="Play --model behind an OpenAI-compatible server, not here.", metavar="URL"),
@@ -66,6 +70,10 @@ def evaluate_command(
         raise UserError(f"--api-key-env {api_key_env} is for a server; name one with --endpoint URL")
     if endpoint is not None and ranks > 1:
         raise UserError(f"--ranks {ranks}: a server is asked by one process; set --parallel instead")
+    if not workers.isdecimal() and workers != "auto":
+        raise UserError(f"--workers {workers}: a number of processes wanted, or auto")
+    if endpoint is not None and workers != "auto":
+        raise UserError(f"--workers {workers}: with --endpoint the environment is played in this process")
     if compare == model and endpoint is None:
         raise UserError(f"--compare {compare} is the model itself; name another one, or leave it out")
     spec = env_spec(env, env_arg)
@@ -90,7 +98,8 @@ def evaluate_command(
         results["endpoint"] = endpoint
         played[first] = _play_behind(endpoint, model, spec, options, api_key_env, parallel)
     for name in [*local, *([compare] if compare else [])]:
-        played[name] = _play_on_ranks(ranks, {"model": name, "env": [spec.id, spec.kwargs], "options": options})
+        here = {**options, "workers": workers if workers == "auto" else int(workers)}
+        played[name] = _play_on_ranks(ranks, {"model": name, "env": [spec.id, spec.kwargs], "options": here})
     results |= _result(first, played[first])
     _show_rates(played)
     if endpoint is not None:
@@ -164,6 +173,7 @@ def _show_rates(played: dict[str, Evaluation]) -> None:
                 "model": name,
                 "success rate [95 %]": interval(*evaluation.success_rate),
                 **pass_at,
+                **({} if evaluation.draws is None else {"draws": str(evaluation.draws)}),
                 "turns": f"{evaluation.mean_turns:.1f}",
                 "episodes": str(evaluation.episodes),
                 "environment failures": str(sum(evaluation.errors.values()) or "-"),

@@ -22,6 +22,9 @@ class EnvConfig(Section):
     id: Name
     kwargs: dict[str, Any] = Field(default_factory=dict)
     max_turns: Count | None = None  # None: the environment's own limit
+    workers: Literal["auto"] | Natural = "auto"  # processes; 0: none; auto: unless it declares that it needs none
+    step_seconds: Positive = 10.0  # for one reset or step
+    memory_mb: Count | None = 4096  # that the data of one worker may take, MiB
 
 
 class ImitationConfig(Section):
@@ -117,6 +120,8 @@ class TrainingConfig(Section):
     keep_checkpoints: Count = 2
     ranks: Count = 1  # data-parallel processes
     save_trajectories_every: Natural = 10  # steps; 0: never
+    save_top_k: Natural = 0  # of the teacher's most likely tokens that are stored with them
+    doctor: Flag = True  # begin with the checks of `trpd doctor` that take a moment
     staleness: Literal[0, 1] = 0  # 1: the next episodes are played while these are learned from
 
     @model_validator(mode="after")

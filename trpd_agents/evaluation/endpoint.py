@@ -45,6 +45,7 @@ class _Play:
     refused: int = 0  # actions that the environment did not accept
     tokens: int = 0
     success: bool = False
+    draw: bool | None = None
 
 
 def evaluate_endpoint(
@@ -87,7 +88,7 @@ def evaluate_endpoint(
 
     def finish(episode: Episode, ending: str, error: str | None, play: _Play | None = None) -> None:
         success = None if error is not None else bool(play and play.success)
-        counted = (play.stops, play.reward, play.refused, play.tokens) if play else ([], 0.0, 0, 0)
+        counted = (play.stops, play.reward, play.refused, play.tokens, play.draw) if play else ([], 0.0, 0, 0)
         results[episode.key] = Result(episode.seed, success, error, ending, *counted)
         on_finish(results[episode.key])
 
@@ -194,7 +195,7 @@ def _advance(play: _Play, answer: dict[str, Any], max_turns: int) -> str | None:
     step = play.env.step(text)
     play.reward += step.reward
     play.refused += not step.ok
-    play.success = bool(step.success)
+    play.success, play.draw = bool(step.success), step.draw
     if step.terminated:
         return Outcome.TERMINATED
     if step.truncated:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +20,10 @@ from trpd_agents.errors import UserError
 from trpd_agents.evaluation.statistics import Estimate, mean_pass_at_k, success_rate
 from trpd_agents.models import LanguageModel, load_model, pick_device
 from trpd_agents.rollout import Collector, Engine, Episode, Limits, Sampling, TransformersEngine
+from trpd_agents.rollout.seats import OTHER_SEAT
 from trpd_agents.textenv import EnvSpec, make
+from trpd_agents.textenv.open_pool import open_pool
+from trpd_agents.textenv.pool import EnvPool
 from trpd_agents.trajectory import Trajectory
 
 HELD_OUT_SEED = 1_000_000  # evaluation seeds start here; training seeds stay below
@@ -31,7 +35,8 @@ class Evaluation:
     """How an agent did. Rates are over episodes that the environment did not fail in.
 
     `outcomes` maps an environment seed to the success flags of its episodes; `errors` counts environment failures by
-    kind; `endings` counts why episodes ended, `stops` why actions did. `mean_return` is the mean total reward.
+    kind; `endings` counts why episodes ended, `stops` why actions did. `mean_return` is the mean total reward. `draws`
+    counts matches that nobody won, which are no successes; None where there is nothing to draw.
     """
 
     outcomes: dict[int, list[bool]]
@@ -43,6 +48,7 @@ class Evaluation:
     mean_turns: float
     refused_share: float  # of turns whose action the environment did not accept
     tokens: int  # sampled by the agent
+    draws: int | None = None
 
     @property
     def episodes(self) -> int:
@@ -56,12 +62,14 @@ class Evaluation:
     def summary(self) -> dict[str, Any]:
         """Plain data: `success_rate`, `interval`, `episodes`, `errors` by kind, and the rest of what was counted."""
         rate = self.success_rate
+        draws = {} if self.draws is None else {"draws": self.draws, "draw_rate": self.draws / self.episodes}
         pass_at = {f"pass@{self.repeats}": mean_pass_at_k(self.outcomes, self.repeats)} if self.repeats > 1 else {}
         return {
             "success_rate": rate.mean,
             "interval": [rate.low, rate.high],
             "episodes": self.episodes,
             **pass_at,
+            **draws,
             "errors": self.errors,
             "endings": self.endings,
             "stops": self.stops,
@@ -89,6 +97,8 @@ def evaluate(
     world: World | None = None,
     on_finish: Callable[[Trajectory], None] | None = None,
     engine: Engine | None = None,
+    pool: EnvPool | None = None,
+    workers: int | Literal["auto"] = "auto",
 ) -> Evaluation:
     """Play `episodes` environment seeds, `repeats` times each, and count.
 
@@ -101,6 +111,8 @@ def evaluate(
         world: data-parallel ranks that share the episodes; every rank gets the whole result.
         on_finish: called with every finished trajectory of this rank, for progress.
         engine: plays in place of the model's own; the model's tokenizer is used with it.
+        pool: where the environments are; it stays open. Without one they are in one of `workers` processes, see
+            `open_pool`, which end with the evaluation.
 
     Raises:
         UserError: unknown model or environment, or no turn limit anywhere.
@@ -115,10 +127,13 @@ def evaluate(
     )
     engine = engine or TransformersEngine(lm)
     sampling = Sampling(max_new_tokens, frozenset(end_ids(lm.tokenizer)), temperature, seed=EVALUATION_STREAM)
-    collector = Collector(spec, engine, lm.tokenizer, sampling, Limits(limit, max_tokens, episode_seconds))
+    limits = Limits(limit, max_tokens, episode_seconds)
     plan = [Episode(seed + i, (seed + i) * repeats + r) for i in range(episodes) for r in range(repeats)]
-    played = world.unshard([result_of(t) for t in collector.collect(world.shard(plan), on_finish=on_finish)])
-    return count(played, repeats)
+    with open_pool(workers, share=world.size) if pool is None else nullcontext(pool) as environments:
+        collector = Collector(spec, engine, lm.tokenizer, sampling, limits, environments)
+        played = collector.collect(world.shard(plan), on_finish=on_finish)
+        results = [result_of(t) for t in played if t.id < OTHER_SEAT]  # of a match with itself one seat counts
+    return count(world.unshard(results), repeats)
 
 
 def turn_limit(spec: EnvSpec, max_turns: int | None) -> int:
@@ -151,6 +166,7 @@ class Result:
     reward: float
     refused: int
     tokens: int
+    draw: bool | None = None
 
 
 def result_of(trajectory: Trajectory) -> Result:
@@ -163,6 +179,7 @@ def result_of(trajectory: Trajectory) -> Result:
         reward=trajectory.reward,
         refused=sum(not turn.ok for turn in trajectory.turns),
         tokens=int(trajectory.authored("student").sum()),
+        draw=trajectory.draw,
     )
 
 
@@ -173,6 +190,7 @@ def count(played: Sequence[Result], repeats: int) -> Evaluation:
     for r in scored:
         outcomes.setdefault(r.seed, []).append(bool(r.success))
     turns = sum(len(r.stops) for r in scored)
+    drawn = [r.draw for r in scored if r.draw is not None]
     return Evaluation(
         outcomes=outcomes,
         repeats=repeats,
@@ -183,4 +201,5 @@ def count(played: Sequence[Result], repeats: int) -> Evaluation:
         mean_turns=turns / len(scored) if scored else float("nan"),
         refused_share=sum(r.refused for r in scored) / turns if turns else 0.0,
         tokens=sum(r.tokens for r in scored),
+        draws=sum(drawn) if drawn else None,
     )

@@ -86,7 +86,7 @@ def _play(env: AgentEnv, dialogues: Dialogues, seed: int, max_turns: int, mistak
     tokens = list(dialogue.start(observation))
     turns: list[Turn] = []
     prompt_start, reward = 0, 0.0
-    outcome, success = Outcome.MAX_TURNS, False
+    outcome, success, draw = Outcome.MAX_TURNS, False, None
     while len(turns) < max_turns and (text := env.expert()) is not None:
         author = "student" if rng.random() < mistakes else "teacher"
         if author == "student":
@@ -105,7 +105,7 @@ def _play(env: AgentEnv, dialogues: Dialogues, seed: int, max_turns: int, mistak
         turn.reward, turn.ok = step.reward, step.ok
         reward += step.reward
         observation = step.observation
-        success = bool(step.success)
+        success, draw = bool(step.success), step.draw
         if step.terminated or step.truncated:
             outcome = Outcome.TERMINATED if step.terminated else Outcome.TRUNCATED
             break
@@ -122,6 +122,7 @@ def _play(env: AgentEnv, dialogues: Dialogues, seed: int, max_turns: int, mistak
         success=success,
         reward=reward,
         final_observation=observation,
+        draw=draw,
     )
 
 

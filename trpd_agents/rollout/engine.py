@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from trpd_agents.textenv import AgentEnv
+from trpd_agents.textenv.pool import EnvView
 from trpd_agents.trajectory import Scores, Stop
 
 
@@ -41,7 +41,7 @@ class Request:
     conversation: int
     tokens: Sequence[int]
     key: int
-    env: AgentEnv | None = None
+    env: EnvView | None = None
 
 
 @dataclass

@@ -13,8 +13,10 @@ import numpy as np
 
 from trpd_agents.dialogue import Dialogue
 from trpd_agents.errors import EnvironmentFailure
-from trpd_agents.rollout.engine import Completion, Engine, Request
-from trpd_agents.textenv import AgentEnv, EnvSpec, Step
+from trpd_agents.rollout.dialogues import Dialogues
+from trpd_agents.rollout.engine import Completion, Engine, Request, Sampling
+from trpd_agents.textenv import Step
+from trpd_agents.textenv.pool import EpisodeEnv
 from trpd_agents.trajectory import Outcome, Trajectory, Turn
 from trpd_envs.tools import Call, parse_calls
 
@@ -27,22 +29,46 @@ class Episode:
     key: int
 
 
+@dataclass(frozen=True)
+class Player:
+    """A model that plays in the student's place, and what a conversation with it needs."""
+
+    engine: Engine
+    dialogues: Dialogues
+    sampling: Sampling
+
+
 @dataclass
 class Live:
-    """One episode between its first observation and its end."""
+    """One episode from when its environment is asked for to its end.
+
+    A match has two conversations, `seats`, about one environment; whoever is no student has a `player`.
+    """
 
     episode: Episode
-    env: AgentEnv
-    dialogue: Dialogue
-    observation: str
+    env: EpisodeEnv
+    dialogue: Dialogue | None = None  # None until the environment has said what it is about
+    observation: str = ""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     prompt_start: int = 0
     turns: list[Turn] = field(default_factory=list)
     reward: float = 0.0
     success: bool | None = None
+    draw: bool | None = None
     started: float = field(default_factory=time.perf_counter)
+    seats: dict[int, Live] = field(default_factory=dict)
+    player: Player | None = None
     _given: dict[int, int] = field(default_factory=dict)  # per engine: how many of `tokens` it has
+
+    @property
+    def seat(self) -> int | None:
+        """Whose conversation it is in a match."""
+        return next((seat for seat, one in self.seats.items() if one is self), None)
+
+    def at(self, seat: int | None) -> Live:
+        """The conversation of a seat; of an environment without seats the only one."""
+        return self if seat is None else self.seats.get(seat, self)
 
     def extend(self, ids: Sequence[int]) -> None:
         self.tokens.extend(ids)
@@ -57,6 +83,7 @@ class Live:
 
     def act(self, engine: Engine, completion: Completion, author: str) -> Turn:
         """Write down the action that `engine` sampled as `author`'s."""
+        assert self.dialogue is not None
         text = self.dialogue.text(completion.tokens)
         span = (len(self.tokens), len(self.tokens) + len(completion.tokens))
         turn = Turn((self.prompt_start, span[0]), span, author, completion.stop, self.observation, text)
@@ -75,22 +102,16 @@ class Live:
         """Take in what the last action led to, but for the observation."""
         self.turns[-1].reward, self.turns[-1].ok = step.reward, step.ok
         self.reward += step.reward
-        self.success = step.success
+        self.success, self.draw = step.success, step.draw
 
     def finish(
-        self,
-        spec: EnvSpec,
-        version: int,
-        outcome: Outcome,
-        observation: str,
-        failure: EnvironmentFailure | None = None,
+        self, version: int, outcome: Outcome, observation: str, failure: EnvironmentFailure | None = None
     ) -> Trajectory:
-        """What happened in this episode of `spec`, which ended with `observation`; `version` is the student's."""
-        spec = spec if self.env is None else self.env.spec  # of a mixture the environment that was drawn
+        """What happened in this episode, which ended with `observation`; `version` is the student's."""
         return Trajectory(
             id=self.episode.key,
-            env_id=spec.id,
-            env_kwargs=dict(spec.kwargs),
+            env_id=self.env.spec.id,
+            env_kwargs=dict(self.env.spec.kwargs) | ({} if self.seat is None else {"seat": self.seat}),
             seed=self.episode.seed,
             tokens=np.array(self.tokens, dtype=np.int32),
             logprobs=np.array(self.logprobs, dtype=np.float32),
@@ -103,5 +124,6 @@ class Live:
             error=None if failure is None else {"kind": failure.kind, "message": failure.message},
             instructions="" if self.dialogue is None else self.dialogue.instructions,
             tools=[] if self.dialogue is None else self.dialogue.tools,
-            hint=None if self.env is None else self.env.hint,
+            hint=self.env.hint,
+            draw=None if failure else self.draw,
         )

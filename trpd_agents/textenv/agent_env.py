@@ -23,11 +23,14 @@ from trpd_agents.textenv.blame import blame
 from trpd_agents.textenv.spec import EnvSpec
 from trpd_agents.textenv.time_limit import TimeExpired, call_within
 
-ACTION_LIMIT = 2000  # characters; longer digit strings and texts crash or stall several public games
+ACTION_LIMIT = 2000  # characters, unless an environment says; longer texts crash or stall several public games
 TIME_LIMIT = 10.0  # seconds for one reset or step
 _REPLACEMENT = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
+
+
+Ending = tuple[str, float, bool, bool]  # what one seat is told at the end, its reward, whether it has won, or drawn
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,11 @@ class Step:
 
     `ok`: the environment accepted the action (`info["ok"]`, else True). `success`: the environment's
     `info["success"]`, else whether the total reward has reached its `reward_threshold`; None only before the end of
-    an episode of an environment that says nothing yet.
+    an episode of an environment that says nothing yet. `draw`: `info["draw"]`, None where there are no draws.
+
+    In an environment with several seats `seat` is whose turn it is and whom the observation is for (`info["seat"]`);
+    the last step has an `Ending` for each seat (`info["endings"]`), and what it says itself is that of the seat that
+    has just acted.
     """
 
     observation: str
@@ -45,11 +52,14 @@ class Step:
     truncated: bool
     ok: bool
     success: bool | None
+    draw: bool | None = None
+    seat: int | None = None
+    endings: tuple[Ending, ...] | None = None
 
 
-def clean_action(text: str) -> str:
-    """An action as environments get it: at most `ACTION_LIMIT` characters, U+FFFD for NUL and lone surrogates."""
-    return _UNSAFE.sub(_REPLACEMENT, text[:ACTION_LIMIT])
+def clean_action(text: str, limit: int = ACTION_LIMIT) -> str:
+    """An action as environments get it: at most `limit` characters, U+FFFD for NUL and lone surrogates."""
+    return _UNSAFE.sub(_REPLACEMENT, text[:limit])
 
 
 class AgentEnv:
@@ -64,9 +74,11 @@ class AgentEnv:
         self.spec = spec
         self.seconds = seconds
         self.max_turns = _turn_limit(env, spec)
+        self.action_limit = _action_limit(env, spec)
         self.reward_threshold = _reward_threshold(env)
         self.opening = ""  # the observation that the episode began with
         self.hint: str | None = None  # what `info["hint"]` of the reset said, for a teacher's eyes only
+        self.seat: int | None = None  # whose turn it is, where there are several
         self._total = 0.0
         self._running = False
 
@@ -90,6 +102,22 @@ class AgentEnv:
                 f"found {tools!r:.200}"
             )
         return list(tools)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the environment's class declares itself fit to share its player's process: quick, and no trouble.
+
+        What a class inherits is no declaration: it says nothing about the code that was added.
+        """
+        declared = vars(type(self.env.unwrapped)).get("in_process", False)
+        if not isinstance(declared, bool):
+            raise UserError(f"environment {self.spec.id}: `in_process` is True or False; found {declared!r:.100}")
+        return declared
+
+    @property
+    def seats(self) -> int:
+        """How many players the environment asks for moves, one after another: its attribute `seats`, usually 1."""
+        return getattr(self.env.unwrapped, "seats", 1)
 
     @property
     def has_expert(self) -> bool:
@@ -148,14 +176,18 @@ class AgentEnv:
         self._total = 0.0
         self._running = True
         self.hint = self._hint(info.get("hint"))
+        self.seat = self._seat(info)
         self.opening = self._text("reset", observation)
         return self.opening
 
     def step(self, action: str) -> Step:
-        """Take one action, sanitised by `clean_action`. Only between a reset and the end of its episode."""
+        """Take one action, sanitised by `clean_action` and cut to what the environment takes (`max_action_length`).
+
+        Only between a reset and the end of its episode.
+        """
         if not self._running:
             raise RuntimeError("step needs a running episode: call reset first, and again after an episode has ended")
-        result = self._call("step_raised", "step", self.env.step, clean_action(action))
+        result = self._call("step_raised", "step", self.env.step, clean_action(action, self.action_limit))
         if not isinstance(result, tuple) or len(result) != 5:
             raise self._failure(
                 "bad_observation",
@@ -172,7 +204,13 @@ class AgentEnv:
         ended = terminated or truncated
         success = self._success(info, ended)
         self._running = not ended
-        return Step(observation, reward, terminated, truncated, ok, success)
+        draw = bool(info["draw"]) if isinstance(info.get("draw"), bool | np.bool_) else None
+        self.seat = self._seat(info)
+        endings = tuple(info["endings"]) if self.seats > 1 and "endings" in info else None
+        return Step(observation, reward, terminated, truncated, ok, success, draw, self.seat, endings)
+
+    def _seat(self, info: Mapping[str, Any]) -> int | None:
+        return info.get("seat") if self.seats > 1 else None
 
     def close(self) -> None:
         """Free the environment. No episode depends on it any more, so failing here is not worth an error."""
@@ -250,6 +288,18 @@ def _turn_limit(env: gymnasium.Env, spec: EnvSpec) -> int | None:
     registered = env.spec.max_episode_steps if env.spec is not None else None
     limits = [int(limit) for limit in (own, registered) if limit is not None]
     return min(limits, default=None)
+
+
+def _action_limit(env: gymnasium.Env, spec: EnvSpec) -> int:
+    """The characters of an action that the environment's `max_action_length` lets through."""
+    limit = _attribute(env, "max_action_length")
+    if limit is None:
+        return ACTION_LIMIT
+    if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
+        raise UserError(
+            f"environment {spec.id}: `max_action_length` is a positive number of characters; found {limit!r}"
+        )
+    return int(limit)
 
 
 def _reward_threshold(env: gymnasium.Env) -> float | None:

@@ -55,6 +55,8 @@ def _member(entry: Any) -> Member:
 
 def drawn(spec: EnvSpec, seed: int) -> EnvSpec:
     """The environment that the episode of `seed` is played in: a function of the two alone."""
+    if spec.id != MIXTURE:
+        return spec
     entries = members(spec)
     ends = list(accumulate(member.weight for member in entries))
     # Not seeded with the number itself: an environment that seeds Python's generator with it would draw the same.
@@ -96,6 +98,7 @@ class MixedEnv(AgentEnv):
         chosen = self._make(drawn(self._mixture, seed))
         self.close()
         self.env, self.spec, self.reward_threshold = chosen.env, chosen.spec, chosen.reward_threshold
+        self.action_limit = chosen.action_limit
         self._playing = True
         return super().reset(seed)
 

@@ -13,12 +13,13 @@ from trpd_agents.textenv.agent_env import AgentEnv, Step
 from trpd_agents.textenv.mixture import MIXTURE, members
 from trpd_agents.textenv.resolve import make
 from trpd_agents.textenv.spec import EnvSpec
+from trpd_agents.textenv.textarena_matches import SELF
 from trpd_envs.tools import format_call
 
 _BUDGET = 0.7  # seconds of play; an episode longer than that is not played to its end
 _GARBAGE = ("hello", "", "[1] go north\n\x00 \ud800 é 漢 {}")
 
-_ADVICE = {
+ADVICE = {
     "construct_raised": "Its constructor has to return for these arguments.",
     "reset_raised": "reset(seed=...) has to accept any seed of at least 0.",
     "step_raised": "step has to answer any text, however wrong, with an observation; say what was wrong in it and set "
@@ -26,7 +27,9 @@ _ADVICE = {
     "bad_observation": "Observations are strings, reset returns two values and step five, as in gymnasium.Env.",
     "bad_reward": "Rewards are finite numbers.",
     "bad_flag": 'terminated, truncated, info["success"] and info["ok"] are True or False.',
-    "timeout": "Make resets and steps faster, or raise the time limit of a step.",
+    "timeout": "Make resets and steps faster, or raise the time limit of a step (env.step_seconds).",
+    "worker_died": "It must neither crash nor exit, and stay below env.memory_mb.",
+    "not_restored": "Draw everything random from what reset(seed=...) seeds, so that an episode can be played again.",
 }
 
 
@@ -48,6 +51,10 @@ def check_environment(spec: EnvSpec | str, seeds: int = 3, max_turns: int | None
     except EnvironmentFailure as failure:
         raise _user_error(name, "being made", failure) from failure
     try:
+        if env.seats > 1 and (opponent := spec.kwargs.get("opponent", SELF)) != SELF:
+            from trpd_agents.models import resolve_model  # which loads torch, and no process that plays needs that
+
+            resolve_model(opponent)
         limit = _limit(env, max_turns)
         deadline = time.monotonic() + _BUDGET
         for seed in range(seeds):
@@ -75,7 +82,7 @@ def _play(env: AgentEnv, seed: int, limit: int, use_expert: bool, deadline: floa
     try:
         env.reset(seed)
         _ = env.instructions, env.tools  # both may depend on the episode
-        for turn in range(limit):
+        for turn in range(limit * env.seats):  # a limit is one of each seat's turns
             where = f"turn {turn + 1} of the episode with seed {seed}"
             action = env.expert() if use_expert else None
             if action is None:
@@ -112,5 +119,5 @@ def _texts(env: AgentEnv, seed: int) -> list[str]:
 def _user_error(name: str, where: str, failure: EnvironmentFailure) -> UserError:
     message = failure.message.removeprefix(f"environment {name}: ")
     return UserError(
-        f"environment {name} failed its check ({failure.kind}) at {where}: {message}. {_ADVICE[failure.kind]}"
+        f"environment {name} failed its check ({failure.kind}) at {where}: {message}. {ADVICE[failure.kind]}"
     )
