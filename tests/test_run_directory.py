@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-import pickle
-import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from trpd_agents.errors import UserError
-from trpd_agents.models import load_model
-from trpd_agents.run_directory import RunDirectory, load_state
+from trpd_agents.run_directory import RunDirectory
 
 
 @pytest.fixture
 def directory(tmp_path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run", "seed: 0\n")
-
-
-@pytest.fixture
-def saved(directory, make_lm) -> RunDirectory:
-    """With checkpoints of steps 2 and 4."""
-    for step in (2, 4):
-        directory.save_checkpoint(step, make_lm(step), {"learner": {"steps": step}}, keep=2)
-    return directory
 
 
 def test_a_new_run_says_what_it_is_made_with(directory):
@@ -80,10 +71,35 @@ def test_a_refused_run_takes_back_what_it_made_and_nothing_else(tmp_path):
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["mine", "others", "others/precious"]
 
 
-def test_a_run_with_a_checkpoint_is_never_taken_back(saved):
-    before = sorted(saved.path.rglob("*"))
-    saved.discard()
-    assert sorted(saved.path.rglob("*")) == before
+def test_a_run_with_a_checkpoint_is_never_taken_back(directory):
+    directory.checkpoints.save(0, lambda folder: (folder / "some").write_text("thing"), 1, {})
+    before = sorted(directory.path.rglob("*"))
+    directory.discard()
+    assert sorted(directory.path.rglob("*")) == before
+
+
+# The lock
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from trpd_agents.run_directory import RunDirectory
+with RunDirectory.open(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_another_process_is_refused_until_the_first_is_gone_however_it_went(directory):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(directory.path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match=rf"in use by process {holder.pid} on .*; wait for it or stop it"):
+            with directory.locked():
+                pass
+        holder.kill()
+    with directory.locked():
+        pass
+    assert not (directory.path / ".lock").exists()
 
 
 # Metrics
@@ -115,92 +131,3 @@ def test_a_line_cut_off_by_a_kill_is_dropped(directory, half):
 def test_rewinding_without_metrics_does_nothing(directory):
     directory.rewind_metrics(0)
     assert not (directory.path / "metrics.jsonl").exists()
-
-
-# Checkpoints
-
-
-def test_a_checkpoint_comes_back(saved, make_lm):
-    found = saved.newest_checkpoint()
-    assert found is not None
-    step, path = found
-    assert (step, path.name) == (4, "step-000004")
-    assert load_state(path) == {"learner": {"steps": 4}}
-    loaded = load_model(str(path / "student")).model.state_dict()
-    for name, tensor in make_lm(4).model.state_dict().items():
-        assert torch.equal(loaded[name], tensor)
-
-
-def test_no_checkpoint_is_none(directory):
-    assert directory.newest_checkpoint() is None
-
-
-def test_only_the_newest_are_kept(saved, make_lm):
-    saved.save_checkpoint(10, make_lm(0), {}, keep=2)
-    assert [path.name for path in saved.checkpoints()] == ["step-000004", "step-000010"]
-    saved.save_checkpoint(12, make_lm(0), {}, keep=1)
-    assert [path.name for path in saved.checkpoints()] == ["step-000012"]
-
-
-def test_a_step_may_be_saved_again(saved, make_lm):
-    saved.save_checkpoint(4, make_lm(0), {"again": True}, keep=2)
-    assert load_state(saved.checkpoints()[-1]) == {"again": True}
-    saved.newest_checkpoint()
-
-
-def test_a_checkpoint_that_was_never_finished_does_not_count(saved):
-    half = saved.path / "checkpoints" / ".step-000006.half"
-    half.mkdir()
-    (half / "state.pt").write_bytes(b"half")
-    assert saved.newest_checkpoint()[0] == 4
-
-
-@pytest.mark.parametrize("name", ["state.pt", "student/model.safetensors", "student/tokenizer.json"])
-def test_a_truncated_file_is_noticed(saved, name):
-    file = saved.checkpoints()[-1] / name
-    file.write_bytes(file.read_bytes()[:-7])
-    with pytest.raises(UserError, match=rf"{name} is damaged: found \d+ bytes.*go on from step-000002"):
-        saved.newest_checkpoint()
-
-
-@pytest.mark.parametrize("name", ["state.pt", "student/model.safetensors", "student/config.json"])
-def test_a_flipped_byte_is_noticed(saved, name):
-    file = saved.checkpoints()[-1] / name
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} is damaged"):
-        saved.newest_checkpoint()
-
-
-def test_a_missing_file_is_noticed(saved):
-    (saved.checkpoints()[-1] / "state.pt").unlink()
-    with pytest.raises(UserError, match=r"state\.pt is missing"):
-        saved.newest_checkpoint()
-
-
-@pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"step": 4}', '{"step": "x", "files": {}}', '{"files": 3}'])
-def test_a_missing_or_damaged_manifest_is_noticed(saved, content):
-    manifest = saved.checkpoints()[-1] / "manifest.json"
-    manifest.unlink()
-    if content is not None:
-        manifest.write_text(content)
-    with pytest.raises(UserError, match=r"manifest\.json is missing or damaged"):
-        saved.newest_checkpoint()
-
-
-def test_the_advice_leads_on(saved):
-    """Deleting the damaged checkpoint, as the message says, makes the older one the newest."""
-    (saved.checkpoints()[-1] / "state.pt").write_bytes(b"")
-    with pytest.raises(UserError):
-        saved.newest_checkpoint()
-    shutil.rmtree(saved.checkpoints()[-1])
-    assert saved.newest_checkpoint()[0] == 2
-
-
-def test_a_state_cannot_carry_code(saved):
-    """A checkpoint from somewhere else must not run anything when it is loaded."""
-    path = saved.checkpoints()[-1]
-    torch.save({"harmless": RunDirectory}, path / "state.pt")
-    with pytest.raises(pickle.UnpicklingError):
-        load_state(path)

@@ -6,14 +6,14 @@ and the evaluations that were already done.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from trpd_agents.checkpointing import LoopState, restore
+from trpd_agents.checkpointing import Batch, LoopState, restore
+from trpd_agents.checkpoints import Checkpoint
 from trpd_agents.config import (
     HintedTeacherConfig,
     ModelConfig,
@@ -23,10 +23,11 @@ from trpd_agents.config import (
 )
 from trpd_agents.dialogue import check_same_tokens
 from trpd_agents.distributed import World
+from trpd_agents.doctor.start import check_start
+from trpd_agents.doctor.subject import Subject, without_cache
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.evaluation import Evaluation, compare, evaluate, evaluate_expert, turn_limit
 from trpd_agents.evaluation.statistics import success_rate
-from trpd_agents.imitation import prepare_model
 from trpd_agents.learner import Learner
 from trpd_agents.lora import ADAPTER, add_adapters, load_adapters, require_peft
 from trpd_agents.models import (
@@ -42,13 +43,16 @@ from trpd_agents.rollout import Engine
 from trpd_agents.rollout.demonstrate import require_demonstrator
 from trpd_agents.rollout.engine import StudentEngine
 from trpd_agents.rollout.open_engine import check_engine, open_engine
-from trpd_agents.run_directory import RunDirectory, load_state
+from trpd_agents.run_directory import RunDirectory
+from trpd_agents.starts import make_models
 from trpd_agents.stopwatch import Stopwatch
 from trpd_agents.teacher import Teacher, TeacherServer, open_server
 from trpd_agents.teacher.kept_server import open_kept_servers
-from trpd_agents.teacher.of_run import check_hints, keeps_start, school, taught_by, teacher_of, teachers_of
+from trpd_agents.teacher.of_run import check_hints, keeps_start, taught_by, teacher_of, teachers_of
 from trpd_agents.teacher.oracle_replay import require_expert
 from trpd_agents.textenv import EnvSpec, make
+from trpd_agents.textenv.open_pool import open_pool
+from trpd_agents.textenv.pool import EnvPool
 
 EVALUATIONS = "evaluations.json"
 BASE = "base"  # what the adapters of `learner.lora` belong to
@@ -61,11 +65,11 @@ class Ready:
     student: LanguageModel
     teachers: dict[str, LanguageModel]  # by the names of `teachers_of`; those that are models of their own
     max_turns: int
-    step: int = 0
-    state: dict[str, Any] | None = None  # of the checkpoint to go on from
+    checkpoint: Checkpoint | None = None  # to go on from
     evaluations: dict[str, Any] = field(default_factory=dict)
     servers: dict[str, TeacherServer] = field(default_factory=dict)  # likewise, those that are behind one
     engine: StudentEngine = field(init=False)
+    pool: EnvPool = field(init=False)
 
 
 def prepare(
@@ -73,7 +77,7 @@ def prepare(
 ) -> Ready:
     """Load or make student and teacher, and evaluate each once if wanted. `check_models` has found that they fit.
 
-    What the student's engine holds is given back when `opened` closes.
+    What the student's engine holds is given back, and environments' processes end, when `opened` closes.
 
     Raises:
         UserError: a model cannot be loaded, or the environment has no expert to imitate.
@@ -81,26 +85,13 @@ def prepare(
     """
     env = EnvSpec(config.env.id, config.env.kwargs)
     max_turns = turn_limit(env, config.env.max_turns)
-    checkpoint = directory.newest_checkpoint()
+    checkpoint = directory.checkpoints.newest()
     if checkpoint is None:
-        with watch("teacher"):
-            teachers = {
-                name: make_start(
-                    f"teacher {name}".strip(), section, config, school(config, name), max_turns, world, progress
-                )
-                for name, section in teachers_of(config).items()
-                if isinstance(section, ModelConfig)
-            }
-        with watch("student"):
-            student = make_start("student", config.student, config, env, max_turns, world, progress)
-        for name, section in teachers_of(config).items():
-            if keeps_start(section):
-                teachers[name] = replace(student, model=copy.deepcopy(student.model))
+        student, teachers = make_models(config, max_turns, world, progress, watch)
         ready = Ready(student, teachers, max_turns)
     else:
-        step, path = checkpoint
         load = partial(load_model, device=pick_device(config.learner.device), processes=world.size)
-        trained = path / "student" if config.learner.lora is None else directory.path / BASE
+        trained = checkpoint.path / "student" if config.learner.lora is None else directory.path / BASE
         student = load(str(trained), trust_remote_code=config.student.trust_remote_code)
         teachers = {
             name: load(
@@ -110,7 +101,7 @@ def prepare(
             for name, section in teachers_of(config).items()
             if isinstance(section, ModelConfig) or keeps_start(section)
         }
-        ready = Ready(student, teachers, max_turns, step, load_state(path))
+        ready = Ready(student, teachers, max_turns, checkpoint)
     if checkpoint is None and world.rank == 0:
         for name, lm in ready.teachers.items():
             lm.save(directory.path / "teacher" / name)
@@ -121,7 +112,7 @@ def prepare(
             student.save(directory.path / BASE)
         add_adapters(student.model, config.learner.lora, config.seed)
         if checkpoint is not None:
-            load_adapters(student.model, checkpoint[1] / "student" / ADAPTER)
+            load_adapters(student.model, checkpoint.path / "student" / ADAPTER)
     ready.servers = open_kept_servers(
         teachers_of(config),
         student.tokenizer,
@@ -133,26 +124,44 @@ def prepare(
     )
     with watch("engine"):
         ready.engine = open_engine(config.rollout, student, opened, own_weights=config.training.staleness > 0)
-    ready.evaluations = directory.read_json(EVALUATIONS) or {}
+    ready.pool = opened.enter_context(pool_of(config))
+    if config.training.doctor and world.rank == 0:
+        check_start(subject_of(config, ready), progress)
+    # Those made after the checkpoint will be made again, of a student that may become another one.
+    here = 0 if checkpoint is None else checkpoint.step
+    known: dict[str, Any] = directory.read_json(EVALUATIONS) or {}
+    ready.evaluations = {name: found for name, found in known.items() if found["step"] <= here}
     wanted = {name for name in ("before", "teacher") if getattr(config.evaluation, name)} - ready.evaluations.keys()
-    if ready.step > 0 and "before" in wanted:
+    if checkpoint is not None and checkpoint.step > 0 and "before" in wanted:
         raise UserError(
             f"{directory.path / EVALUATIONS} has no evaluation of the student before training, which cannot be made "
-            f"again after {ready.step} steps; put the file back, set evaluation.before=false, or start a new run"
+            f"again after {checkpoint.step} steps; put the file back, set evaluation.before=false, or start a new run"
         )
     if "before" in wanted:
         title = "evaluate student before"
-        found = evaluate_model(world, config, student, max_turns, progress, watch, title, ready.engine)
+        found = evaluate_model(world, config, student, max_turns, progress, watch, title, ready.engine, ready.pool)
         record_evaluation(world, directory, ready, "before", found, LoopState())
     if "teacher" in wanted:
-        found = _evaluate_teacher(world, config, ready, progress, watch, "evaluate teacher")
+        found = evaluate_teacher(world, config, ready, progress, watch, "evaluate teacher")
         record_evaluation(world, directory, ready, "teacher", found, LoopState())
     return ready
+
+
+def pool_of(config: RunConfig) -> EnvPool:
+    """What a run's environments are played in; ranks share the machine's cores."""
+    env = config.env
+    return open_pool(env.workers, seconds=env.step_seconds, memory_mb=env.memory_mb, share=config.training.ranks)
 
 
 def make_teacher(config: RunConfig, ready: Ready) -> Teacher:
     """The teacher of a run, which returns with its scores what the method reads."""
     return teacher_of(config, ready.student, ready.teachers, ready.servers)
+
+
+def subject_of(config: RunConfig, ready: Ready) -> Subject:
+    """What the doctor's checks look at."""
+    teacher = make_teacher(without_cache(config), ready)
+    return Subject(config, ready.student, teacher, ready.teachers, ready.engine, ready.pool, ready.max_turns)
 
 
 def check_models(config: RunConfig, started: RunDirectory | None = None) -> None:
@@ -168,9 +177,9 @@ def check_models(config: RunConfig, started: RunDirectory | None = None) -> None
     pick_autocast(config.learner.dtype, pick_device(config.learner.device))
     if config.learner.lora is not None:
         require_peft()
-    checkpoint = started.newest_checkpoint() if started is not None else None
+    checkpoint = started.checkpoints.newest() if started is not None else None
     models: dict[str, ModelConfig] = {"student": config.student}
-    folders = {} if started is None or checkpoint is None else {"student": checkpoint[1] / "student"}
+    folders = {} if started is None or checkpoint is None else {"student": checkpoint.path / "student"}
     for name, section in teachers_of(config).items():
         if isinstance(section, ModelConfig):
             models[f"teacher {name}".strip()] = section
@@ -197,9 +206,8 @@ def check_models(config: RunConfig, started: RunDirectory | None = None) -> None
             open_server(section, student.tokenizer, top_k=config.top_k, max_tokens=config.rollout.max_tokens)
     smaller = min(outline.vocab_size for outline in outlines.values())
     if config.top_k > smaller:
-        raise UserError(
-            f"credit.outlier.top_k={config.top_k} is more than the models' vocabulary of {smaller} tokens; lower it"
-        )
+        key = "training.save_top_k" if config.top_k == config.training.save_top_k else "credit.outlier.top_k"
+        raise UserError(f"{key}={config.top_k} is more than the models' vocabulary of {smaller} tokens; lower it")
     for who, outline in outlines.items():
         if outline.context is not None and config.rollout.max_tokens > outline.context:
             raise UserError(
@@ -226,15 +234,17 @@ def _check_experts(config: RunConfig) -> None:
         env.close()
 
 
-def resume(ready: Ready, world: World, learner: Learner, engine: Engine, watch: Stopwatch) -> LoopState:
-    """Put the checkpoint's state back, if there is one; where the run stands."""
-    if ready.state is None:
-        return LoopState()
-    loop, carried = restore(world, learner, ready.state)
+def resume(
+    ready: Ready, world: World, learner: Learner, engine: Engine, watch: Stopwatch
+) -> tuple[LoopState, Batch | None]:
+    """Put the checkpoint's state back, if there is one; where the run stands, and the batch that was played ahead."""
+    if ready.checkpoint is None:
+        return LoopState(), None
+    loop, ahead, carried = restore(world, learner, ready.checkpoint)
     watch.seconds.update(carried["seconds"])
     watch.tokens.update(carried["tokens"])
     engine.version = learner.steps
-    return loop
+    return loop, ahead
 
 
 def evaluate_model(
@@ -246,6 +256,7 @@ def evaluate_model(
     watch: Stopwatch,
     title: str,
     engine: Engine | None = None,
+    pool: EnvPool | None = None,
 ) -> Evaluation:
     """Held-out episodes, with the run's own limits, played by `lm`, or by `engine` with the tokenizer of `lm`.
 
@@ -261,11 +272,12 @@ def evaluate_model(
         max_tokens=config.rollout.max_tokens,
         episode_seconds=config.rollout.episode_seconds,
         engine=engine,
+        pool=pool,
     )
     return _evaluated(play, world, config, max_turns, progress, watch, title)
 
 
-def _evaluate_teacher(
+def evaluate_teacher(
     world: World, config: RunConfig, ready: Ready, progress: Progress, watch: Stopwatch, title: str
 ) -> Evaluation:
     """Like `evaluate_model`; an oracle's episodes are the expert's, and others than models play with their engine."""
@@ -274,7 +286,7 @@ def _evaluate_teacher(
         lm, engine = ready.teachers.get(name, ready.student), None
         if others or isinstance(section, HintedTeacherConfig | ServerTeacherConfig):
             engine = make_teacher(config, ready).engine
-        return evaluate_model(world, config, lm, ready.max_turns, progress, watch, title, engine)
+        return evaluate_model(world, config, lm, ready.max_turns, progress, watch, title, engine, ready.pool)
     env = EnvSpec(config.env.id, config.env.kwargs)
     play = partial(evaluate_expert, env, ready.student.tokenizer, config.evaluation.episodes)
     return _evaluated(play, world, config, ready.max_turns, progress, watch, title)
@@ -329,7 +341,7 @@ def conclude(
     """Evaluate the trained student, write it out, and sum up."""
     if ready.evaluations.get("after", {}).get("step") != loop.step:  # a run resumed for more steps is evaluated again
         title, limit = "evaluate student after", ready.max_turns
-        found = evaluate_model(world, config, ready.student, limit, progress, watch, title, ready.engine)
+        found = evaluate_model(world, config, ready.student, limit, progress, watch, title, ready.engine, ready.pool)
         record_evaluation(world, directory, ready, "after", found, loop)
     summary = _summary(ready, watch)
     if world.rank == 0:
@@ -358,30 +370,3 @@ def _summary(ready: Ready, watch: Stopwatch) -> dict[str, Any]:
         summary["paired_difference"] = {"mean": difference.mean, "interval": [difference.low, difference.high]}
     seconds = {name: round(value, 3) for name, value in watch.seconds.items()}
     return {**summary, "seconds": seconds, "tokens": dict(watch.tokens)}
-
-
-def make_start(
-    who: str,
-    model: ModelConfig,
-    config: RunConfig,
-    env: EnvSpec,
-    max_turns: int,
-    world: World,
-    progress: Progress,
-) -> LanguageModel:
-    """The model that `who` (student or teacher) of a run starts from: loaded, or made and kept for the next run."""
-    updates = model.imitation.updates if model.imitation else 1
-    title = f"{who}: imitate the expert" if model.imitation else f"{who}: load"
-    with progress.phase(title, updates) as shown:
-        lm, cached = prepare_model(
-            model,
-            env,
-            learner=config.learner,
-            max_turns=max_turns,
-            world=world,
-            progress=lambda done, _, figures: shown.update(done, {"loss": figures["loss"]}),
-        )
-        shown.update(updates)
-    if cached:
-        progress.say(f"{who}: found in the cache, made by an earlier run with the same settings")
-    return lm

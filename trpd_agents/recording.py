@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from trpd_agents.checkpointing import LoopState, snapshot
+from safetensors import SafetensorError
+
+from trpd_agents.checkpointing import Boundary, write_checkpoint
 from trpd_agents.config import RunConfig
 from trpd_agents.distributed import World
+from trpd_agents.errors import RunError
 from trpd_agents.learner import Learner
 from trpd_agents.metrics import MetricsWriter
 from trpd_agents.models import LanguageModel
@@ -60,7 +65,8 @@ def record(
 ) -> None:
     """Write the metrics of the `step`-th update, and its trajectories when they are due. All ranks call it."""
     if writer is not None:
-        writer.write(step, figures)
+        with stored(directory, f"the metrics of step {step}"):
+            writer.write(step, figures)
     every = config.training.save_trajectories_every
     if every and (step == 1 or step % every == 0):
         bare = [
@@ -69,19 +75,48 @@ def record(
         ]
         trajectories = world.unshard(bare)
         if world.rank == 0:
-            write_trajectories(directory.path / "trajectories" / f"step-{step:06d}.parquet", trajectories)
+            with stored(directory, f"the trajectories of step {step}"):
+                write_trajectories(directory.path / "trajectories" / f"step-{step:06d}.parquet", trajectories)
 
 
 def save(
-    world: World,
     config: RunConfig,
     directory: RunDirectory,
-    loop: LoopState,
+    boundary: Boundary,
     student: LanguageModel,
     learner: Learner,
     watch: Stopwatch,
 ) -> None:
-    """Write a checkpoint of where the run stands. All ranks call it."""
-    state = snapshot(world, learner, loop, {"seconds": dict(watch.seconds), "tokens": dict(watch.tokens)})
-    if world.rank == 0:
-        directory.save_checkpoint(loop.step, student, state, config.training.keep_checkpoints)
+    """Write a checkpoint of where the run stands. Rank 0 alone calls it.
+
+    Raises:
+        RunError: the disk is full, or the directory can no longer be written.
+    """
+    carried = {"seconds": dict(watch.seconds), "tokens": dict(watch.tokens)}
+    step = boundary.loop.step
+    with stored(directory, f"the checkpoint of step {step}"):
+        directory.sync_metrics()
+        directory.checkpoints.save(
+            step,
+            lambda folder: write_checkpoint(folder, student, learner, boundary, carried),
+            config.training.keep_checkpoints,
+            config.model_dump(mode="json"),
+        )
+
+
+@contextmanager
+def stored(directory: RunDirectory, what: str) -> Iterator[None]:
+    """Within the block `what` is written to the run directory.
+
+    Raises:
+        RunError: it cannot be. What was there before is still whole.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        free = shutil.disk_usage(directory.path).free / 2**20
+        raise RunError(
+            f"{what} could not be written to {directory.path} ({free:,.0f} MiB free): {error}. All that was written "
+            f"before is whole; make room, or the directory writable, and go on with: "
+            f"trpd train --resume {directory.path}"
+        ) from error

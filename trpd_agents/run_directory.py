@@ -3,29 +3,32 @@
     config.yaml  versions.json  metrics.jsonl  tensorboard/  trajectories/*.parquet  evaluations.json
     checkpoints/step-000100/{student/, state.pt, manifest.json}  teacher/  student/  summary.json
 
-Invariant: a file or checkpoint that is there is complete. It is written under a hidden name and renamed, and a
-checkpoint's manifest names the size and hash of each of its files, so damage after that is noticed before anything is
-loaded.
+Invariant: a file or checkpoint that is there is complete; `metrics.jsonl` alone grows line by line, and its last line
+may be cut off. One process at a time writes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from trpd_agents.atomic import sync, write_text
+from trpd_agents.checkpoints import Checkpoints
 from trpd_agents.errors import UserError
-from trpd_agents.models import LanguageModel
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def default_run_directory(name: str) -> Path:
@@ -36,6 +39,7 @@ def default_run_directory(name: str) -> Path:
 class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoints")
         self._made: list[Path] = []  # directories that `create` made, the run's own first
 
     @classmethod
@@ -53,7 +57,7 @@ class RunDirectory:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / "config.yaml").write_text(config, encoding="utf-8")
+            write_text(path / "config.yaml", config)
         except OSError as error:
             raise UserError(f"run directory {path} cannot be written: {error}") from error
         directory = cls(path)
@@ -76,7 +80,7 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Take back `create`, for a run that was refused before its first checkpoint; later nothing is removed."""
-        if self.checkpoints():
+        if self.checkpoints.all():
             return
         for entry in self.path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -85,9 +89,7 @@ class RunDirectory:
                 folder.rmdir()
 
     def write_json(self, name: str, data: Any) -> None:
-        half = self.path / f".{name}.half"
-        half.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        half.replace(self.path / name)
+        write_text(self.path / name, json.dumps(data, indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
         """The data of a file that `write_json` wrote; None if it is not there."""
@@ -115,73 +117,45 @@ class RunDirectory:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 break  # a line cut off when the run was killed; nothing after it counts
-        half = file.with_name(".metrics.half")
-        half.write_text("".join(kept), encoding="utf-8")
-        half.replace(file)
+        write_text(file, "".join(kept))
 
-    def save_checkpoint(self, step: int, lm: LanguageModel, state: Mapping[str, Any], keep: int) -> None:
-        """Write `checkpoints/step-N` and delete all but the newest `keep`."""
-        final = self.path / "checkpoints" / f"step-{step:06d}"
-        half = final.with_name(f".{final.name}.half")
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(parents=True)
-        lm.save(half / "student")
-        torch.save(dict(state), half / "state.pt")
-        files = sorted(p for p in half.rglob("*") if p.is_file())
-        manifest = {"step": step, "files": {str(p.relative_to(half)): _fingerprint(p) for p in files}}
-        (half / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        for file in [*files, half / "manifest.json"]:
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        half.rename(final)
-        for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(old)
+    def sync_metrics(self) -> None:
+        """Have the metrics so far on the disk: what a checkpoint counts as done must not be lost after it."""
+        with contextlib.suppress(FileNotFoundError):
+            sync(self.path / "metrics.jsonl")
 
-    def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
-
-    def newest_checkpoint(self) -> tuple[int, Path] | None:
-        """Step and directory of the newest checkpoint, checked against its manifest; None if there is none.
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within the block no other process may have the run. The lock goes with the process, however it ends.
 
         Raises:
-            UserError: it is damaged.
+            UserError: another process has it.
         """
-        found = self.checkpoints()
-        if not found:
-            return None
-        newest = found[-1]
-        older = f" to go on from {found[-2].name}" if len(found) > 1 else " to start the run again"
-        advice = f"delete {newest}{older}"
-        try:
-            manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
-            files = dict(manifest["files"])
-            step = int(manifest["step"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"checkpoint {newest}: its manifest.json is missing or damaged ({error}); {advice}"
-            ) from error
-        for name, wanted in files.items():
-            file = newest / name
-            if not file.is_file():
-                raise UserError(f"checkpoint {newest}: {name} is missing; {advice}")
-            found_print = _fingerprint(file)
-            if found_print != wanted:
+        if fcntl is None:  # no such locks on this platform
+            yield
+            return
+        file = (self.path / ".lock").open("a+", encoding="utf-8")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    yield  # a file system without locks, which many clusters have
+                    return
+                file.seek(0)
+                holder = file.read().strip() or "another process"
                 raise UserError(
-                    f"checkpoint {newest}: {name} is damaged: found {found_print['bytes']} bytes, hash "
-                    f"{found_print['sha256'][:12]}, wanted {wanted['bytes']} bytes, {wanted['sha256'][:12]}; {advice}"
-                )
-        return step, newest
-
-
-def load_state(checkpoint: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `state`. Tensors and plain values only: no pickled code is run."""
-    return torch.load(checkpoint / "state.pt", weights_only=True, map_location="cpu")
-
-
-def _fingerprint(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+                    f"run directory {self.path} is in use by {holder}; wait for it or stop it, or give this run a "
+                    "directory of its own"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    (self.path / ".lock").unlink()
 
 
 def _versions() -> dict[str, str]:

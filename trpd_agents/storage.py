@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trpd_agents.atomic import put_in_place
 from trpd_agents.errors import UserError
 from trpd_agents.trajectory import Outcome, Scores, Stop, Trajectory, Turn
 
@@ -64,6 +65,7 @@ SCHEMA = pa.schema(
         ("instructions", pa.string()),
         ("tools", pa.string()),
         ("hint", pa.string()),
+        ("draw", pa.bool_()),
     ],
     metadata={"trpd_agents.format": FORMAT},
 )
@@ -74,8 +76,12 @@ def write_trajectories(path: Path, trajectories: Sequence[Trajectory]) -> None:
     table = pa.Table.from_pylist([_row(t) for t in trajectories], schema=SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, half, compression="zstd")
-    half.replace(path)
+    try:
+        pq.write_table(table, half, compression="zstd")
+        put_in_place(half, path)
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
 
 
 def read_trajectories(path: Path) -> list[Trajectory]:
@@ -84,14 +90,21 @@ def read_trajectories(path: Path) -> list[Trajectory]:
     Raises:
         UserError: not such a file, or written by a newer version.
     """
+    return list(stream_trajectories(path))
+
+
+def stream_trajectories(path: Path, at_once: int = 64) -> Iterator[Trajectory]:
+    """As `read_trajectories`, with `at_once` trajectories in memory at a time; what it raises can come late."""
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            version = (file.schema_arrow.metadata or {}).get(b"trpd_agents.format", b"none").decode()
+            if version != FORMAT:
+                raise UserError(f"{path} has trajectory format {version}; this version reads {FORMAT}")
+            for batch in file.iter_batches(at_once):
+                for row in _rows(batch):
+                    yield _trajectory(row)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    version = (table.schema.metadata or {}).get(b"trpd_agents.format", b"none").decode()
-    if version != FORMAT:
-        raise UserError(f"{path} has trajectory format {version}; this version reads {FORMAT}")
-    return [_trajectory(row) for row in table.to_pylist()]
 
 
 def _clean(text: str) -> str:
@@ -140,7 +153,42 @@ def _row(t: Trajectory) -> dict[str, Any]:
         "instructions": _clean(t.instructions),
         "tools": json.dumps(t.tools),
         "hint": None if t.hint is None else _clean(t.hint),
+        "draw": t.draw,
     }
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """As `to_pylist` gives them, but lists of numbers as arrays: a Python object for each number would cost most of the
+    time."""
+    scores = batch.column("scores")
+    stored = scores.is_valid().to_pylist()
+    parts = {field.name: _arrays(part) for field, part in zip(scores.type, scores.flatten(), strict=True)}
+    tokens, logprobs = _arrays(batch.column("tokens")), _arrays(batch.column("logprobs"))
+    for i, row in enumerate(batch.drop_columns(["tokens", "logprobs", "scores"]).to_pylist()):
+        row |= {"tokens": tokens[i], "logprobs": logprobs[i]}
+        yield row | {"scores": {name: values[i] for name, values in parts.items()} if stored[i] else None}
+
+
+def _empty(values: np.ndarray | None) -> bool:
+    return values is None or not len(values)
+
+
+def _arrays(lists: pa.ListArray) -> list[np.ndarray | None]:
+    """Each list of numbers as an array, each list of equally long lists as a matrix; None for null."""
+    inner = lists.values
+    nested = pa.types.is_list(inner.type)
+    numbers = (inner.values if nested else inner).to_numpy(zero_copy_only=False)
+    ends = inner.offsets.to_numpy() if nested else None
+    found: list[np.ndarray | None] = []
+    offsets = lists.offsets.to_numpy()
+    for start, end, valid in zip(offsets, offsets[1:], lists.is_valid().to_pylist(), strict=False):
+        if not valid:
+            found.append(None)
+        elif ends is None:
+            found.append(numbers[start:end])
+        else:
+            found.append(numbers[ends[start] : ends[end]].reshape(end - start, -1) if end > start else numbers[:0])
+    return found
 
 
 def _trajectory(row: dict[str, Any]) -> Trajectory:
@@ -165,8 +213,8 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
             positions=np.array(stored["positions"], dtype=np.int64),
             lt=np.array(stored["lt"], dtype=np.float32),
             # without any position the number of top tokens is not on disk, and nothing depends on it
-            top_ids=None if not stored["top_ids"] else np.array(stored["top_ids"], dtype=np.int32),
-            top_lt=None if not stored["top_lt"] else np.array(stored["top_lt"], dtype=np.float32),
+            top_ids=None if _empty(stored["top_ids"]) else np.array(stored["top_ids"], dtype=np.int32),
+            top_lt=None if _empty(stored["top_lt"]) else np.array(stored["top_lt"], dtype=np.float32),
             # a file from before there were entropies does not have the column
             entropy=None if stored.get("entropy") is None else np.array(stored["entropy"], dtype=np.float32),
         )
@@ -190,4 +238,5 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
         instructions=row.get("instructions") or "",
         tools=json.loads(row.get("tools") or "[]"),
         hint=row.get("hint"),
+        draw=row.get("draw"),
     )

@@ -8,17 +8,19 @@ Every rank of a data-parallel run executes `_run` on its share of the episodes; 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from trpd_agents.checkpointing import LoopState
+from trpd_agents.atomic import write_text
+from trpd_agents.checkpointing import Batch, Boundary, LoopState, at_boundary
 from trpd_agents.config import RunConfig, dump_config, load_config
+from trpd_agents.config.changes import require_meant
 from trpd_agents.counter_rng import uniform
 from trpd_agents.credit import Credit, assign_credit
 from trpd_agents.credit.config import Rule, Thresholds
@@ -42,7 +44,7 @@ from trpd_agents.preparation import (
     resume,
 )
 from trpd_agents.progress import Progress
-from trpd_agents.recording import account, headline, record, save
+from trpd_agents.recording import account, headline, record, save, stored
 from trpd_agents.rollout import Collector, Episode, Limits, Sampling, make_guide
 from trpd_agents.rollout.open_engine import max_gap
 from trpd_agents.rollout.weight_probe import WeightProbe, openings
@@ -64,6 +66,7 @@ def train(
     run_dir: Path | str | None = None,
     resume: Path | str | None = None,
     *,
+    may_differ: Collection[str] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train as `config` says and return the summary that is also written to the run directory.
@@ -71,7 +74,8 @@ def train(
     Args:
         config: a `RunConfig`, or the path of a YAML file.
         run_dir: where to write; by default `runs/<config>-<time>`. It must not exist.
-        resume: an existing run directory to continue from its newest checkpoint.
+        resume: an existing run directory to continue from its newest checkpoint that is whole.
+        may_differ: dotted keys of the configuration that are meant to be other than the resumed run was saved with.
         quiet: print nothing.
 
     Raises:
@@ -86,14 +90,38 @@ def train(
             f"training.ranks={config.training.ranks} with learner.device={config.learner.device}, which is "
             f"{device.type} here: ranks share a CPU's cores; set learner.device=cpu, or training.ranks=1"
         )
-    started = RunDirectory.open(Path(resume)) if resume is not None else None
-    check_models(config, started)
-    check_environment(EnvSpec(config.env.id, config.env.kwargs), max_turns=config.env.max_turns)
-    directory = started or RunDirectory.create(
-        Path(run_dir) if run_dir else default_run_directory(name), dump_config(config)
-    )
-    payload = {"config": config.model_dump(mode="json"), "run_dir": str(directory.path.resolve())}
     progress = Progress(quiet)
+    with contextlib.ExitStack() as held:
+        started = RunDirectory.open(Path(resume)) if resume is not None else None
+        if started is not None:
+            held.enter_context(started.locked())
+            for line in started.checkpoints.set_aside_damaged():
+                progress.say(line)
+            _compare_settings(config, started, may_differ, progress)
+        check_models(config, started)
+        check_environment(EnvSpec(config.env.id, config.env.kwargs), max_turns=config.env.max_turns)
+        directory = started or RunDirectory.create(
+            Path(run_dir) if run_dir else default_run_directory(name), dump_config(config)
+        )
+        if started is None:
+            held.enter_context(directory.locked())
+        return _launch(config, directory, started is None, progress)
+
+
+def _compare_settings(
+    config: RunConfig, started: RunDirectory, may_differ: Collection[str], progress: Progress
+) -> None:
+    """Refuse settings that are others than the run's unless they are meant; note those that are."""
+    checkpoint = started.checkpoints.newest()
+    if checkpoint is not None and checkpoint.config is not None:
+        changed = require_meant(checkpoint.config, config.model_dump(mode="json"), may_differ)
+        if changed:
+            progress.say(f"going on with other settings: {', '.join(changed)}")
+            write_text(started.path / "config.yaml", dump_config(config))
+
+
+def _launch(config: RunConfig, directory: RunDirectory, is_new: bool, progress: Progress) -> dict[str, Any]:
+    payload = {"config": config.model_dump(mode="json"), "run_dir": str(directory.path.resolve())}
     progress.say(f"run directory: {directory.path}")
     with stop_on_signal(progress.say) as stop:
         try:
@@ -104,11 +132,11 @@ def train(
                 lambda world: _run(world, config, directory, progress, stop),
             )
         except UserError:
-            if started is None:
+            if is_new:
                 directory.discard()  # the same command can be given again once the mistake is corrected
             raise
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; go on with: trpd train --resume {directory.path}") from None
+            raise Interrupted(f"interrupted; {go_on(directory)}") from None
 
 
 def run_rank(world: World, payload: dict[str, Any]) -> None:
@@ -125,19 +153,6 @@ def _run(
     with contextlib.ExitStack() as opened:
         ready = prepare(world, config, directory, progress, watch, opened)
         return _loop(world, config, directory, progress, stop, watch, ready)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The episodes of one step as this rank played them, at most `cap` turns each.
-
-    `environment_steps` counts this rank's turns, those of attempts that failed included; `seconds` are the collector's.
-    """
-
-    played: list[Trajectory]
-    cap: int
-    environment_steps: int
-    seconds: dict[str, float]
 
 
 def _loop(
@@ -158,15 +173,23 @@ def _loop(
         student.tokenizer,
         Sampling(config.rollout.max_new_tokens, frozenset(end_ids(student.tokenizer)), seed=config.seed),
         Limits(max_turns, config.rollout.max_tokens, config.rollout.episode_seconds),
+        ready.pool,
     )
     teacher = make_teacher(config, ready)
     learner = Learner(student, config.learner, world)
-    loop = resume(ready, world, learner, engine, watch)
     probe = WeightProbe(engine, student, world, max_gap(config.rollout))
     probe.start(openings(env, student, [config.evaluation.seed, config.evaluation.seed + 1]))
-    writer = MetricsWriter(directory, loop.step) if world.rank == 0 else None
-    if loop.step == 0:
-        save(world, config, directory, loop, student, learner, watch)
+    loop, batch = resume(ready, world, learner, engine, watch)
+    boundary = at_boundary(world, learner, loop, batch)
+    writer = None
+    if world.rank == 0:
+        with stored(directory, "metrics"):
+            writer = MetricsWriter(directory, loop.step)
+        directory.checkpoints.forget_best_after(loop.step)
+        if loop.step == 0:
+            with stop.held():
+                save(config, directory, boundary, student, learner, watch)
+    saved = loop.step
 
     def play(step: int, added_turns: int, share: float) -> Batch:
         cap = turn_cap(method.curriculum, step, added_turns, max_turns)
@@ -194,56 +217,92 @@ def _loop(
             update = learner.update(seen, credit, method, teacher, progress=share)
         return trajectories, scored, credit, {**update, **gap, **corrected, **stale}
 
-    batch: Batch | None = None
+    def one_step(loop: LoopState, batch: Batch | None, share: float) -> tuple[LoopState, Batch | None]:
+        """Where the run stands after a step with `batch`, and the next step's batch if that was played meanwhile."""
+        batch = batch or play(loop.step, loop.added_turns, share)
+        environment_steps = loop.environment_steps + int(world.sum(float(batch.environment_steps))[0])
+        ahead = budget.progress(loop.step + 1, environment_steps)
+        if budget.staleness and ahead < 1:
+            following, learned = beside(
+                partial(play, loop.step + 1, loop.added_turns, ahead), partial(learn, batch, loop, share)
+            )
+        else:
+            engine.rest()
+            following, learned = None, learn(batch, loop, share)
+        trajectories, scored, credit, update = learned
+        with watch("update"):
+            engine.load_weights(student.model.state_dict(), learner.steps)
+            pushed = probe.pushed()
+        with watch("write"), stop.held():
+            by_turn = sum_by_turn(world, trajectories, scored, credit, max_turns)
+            deeper = deepens(method.curriculum, batch.cap, by_turn.divergence, by_turn.counted, max_turns)
+            now = LoopState(
+                step=loop.step + 1,
+                environment_steps=environment_steps,
+                added_turns=loop.added_turns + deeper,
+                recent=recent_divergences(world, method.rule, loop.recent, trajectories, credit),
+            )
+            now = replace(now, owes_evaluation=evaluation_due(config, loop, now))
+            figures: dict[str, Any] = step_figures(world, batch.played, trajectories, credit)
+            figures |= {"environment_steps": now.environment_steps, "turn_cap": batch.cap, **by_turn.figures()}
+            figures |= {"sampler_gap": pushed, **update}
+            figures |= cache_figures(world, teacher)
+            figures |= account(watch, figures, batch.seconds)
+            record(world, config, directory, writer, now.step, figures, batch.played)
+            shown.update(now.step if budget.steps else now.environment_steps, headline(figures))
+        return now, following
+
+    def settle(boundary: Boundary, saved: int) -> LoopState:
+        """Make the evaluation that is due, if one is; the best so far is worth a checkpoint."""
+        if not boundary.loop.owes_evaluation:
+            return boundary.loop
+        now = replace(boundary.loop, owes_evaluation=False)
+        stop.in_step = False
+        found = evaluate_model(world, config, student, max_turns, Progress(quiet=True), watch, "", engine, ready.pool)
+        with stop.held():
+            record_evaluation(world, directory, ready, f"step-{now.step:06d}", found, now)
+            best = directory.checkpoints.best()
+            if world.rank == 0 and (best is None or found.success_rate.mean > best[1]):
+                if saved != now.step:
+                    save(config, directory, boundary, student, learner, watch)
+                directory.checkpoints.mark_best(now.step, found.success_rate.mean)
+        return now
+
     with progress.phase(f"distil: {config.credit.preset}", budget.steps or budget.environment_steps or 0) as shown:
-        while (share := budget.progress(loop.step, loop.environment_steps)) < 1:
-            step, stop.in_step = loop.step, True
-            batch = batch or play(step, loop.added_turns, share)
-            played, cap = batch.played, batch.cap
-            environment_steps = loop.environment_steps + int(world.sum(float(batch.environment_steps))[0])
-            ahead = budget.progress(step + 1, environment_steps)
-            if budget.staleness and ahead < 1:
-                following, learned = beside(
-                    partial(play, step + 1, loop.added_turns, ahead), partial(learn, batch, loop, share)
-                )
-            else:
-                engine.rest()
-                following, learned = None, learn(batch, loop, share)
-            trajectories, scored, credit, update = learned
-            with watch("update"):
-                engine.load_weights(student.model.state_dict(), learner.steps)
-                pushed = probe.pushed()
-            with watch("write"):
-                by_turn = sum_by_turn(world, trajectories, scored, credit, max_turns)
-                now = LoopState(
-                    step=step + 1,
-                    environment_steps=environment_steps,
-                    added_turns=loop.added_turns
-                    + deepens(method.curriculum, cap, by_turn.divergence, by_turn.counted, max_turns),
-                    recent=recent_divergences(world, method.rule, loop.recent, trajectories, credit),
-                )
-                figures: dict[str, Any] = step_figures(world, played, trajectories, credit)
-                figures |= {"environment_steps": now.environment_steps, "turn_cap": cap, **by_turn.figures()}
-                figures |= {"sampler_gap": pushed, **update}
-                figures |= cache_figures(world, teacher)
-                figures |= account(watch, figures, batch.seconds)
-                record(world, config, directory, writer, now.step, figures, played)
-                shown.update(now.step if budget.steps else now.environment_steps, headline(figures))
+        try:
+            loop = settle(boundary, saved)
+            while (share := budget.progress(loop.step, loop.environment_steps)) < 1:
+                stop.in_step = True
+                loop, batch = one_step(loop, batch, share)
                 stopping = bool(world.sum(float(stop.asked))[0])
-                over = budget.progress(now.step, now.environment_steps) == 1
-                if now.step % budget.checkpoint_every == 0 or over or stopping:
-                    save(world, config, directory, now, student, learner, watch)
-            if stopping and not over:
-                how = f"go on with: trpd train --resume {directory.path}"
-                raise Interrupted(f"stopped after {stand(config, now)}; {how}")
-            if not over and evaluation_due(config, loop, now):
-                found = evaluate_model(world, config, student, max_turns, Progress(quiet=True), watch, "", engine)
-                record_evaluation(world, directory, ready, f"step-{now.step:06d}", found, now)
-            loop, batch = now, following
+                over = budget.progress(loop.step, loop.environment_steps) == 1
+                boundary = at_boundary(
+                    world, learner, replace(loop, owes_evaluation=not over and loop.owes_evaluation), batch
+                )
+                if loop.step % budget.checkpoint_every == 0 or over or stopping:
+                    if world.rank == 0:
+                        with watch("write"), stop.held():
+                            save(config, directory, boundary, student, learner, watch)
+                    saved = loop.step
+                if stopping and not over:
+                    raise Interrupted(f"stopped after {stand(config, loop)}; {go_on(directory)}")
+                loop = settle(boundary, saved)
+        except KeyboardInterrupt:
+            # What the abandoned step has drawn and played is forgotten; unless its update has begun, nothing else is.
+            untouched = learner.steps == boundary.optimizer_steps and not learner.moving
+            if world.rank == 0 and boundary.loop.step > saved and untouched:
+                with stop.held():
+                    save(config, directory, boundary, student, learner, watch)
+            where = stand(config, boundary.loop)
+            raise Interrupted(f"abandoned what it was doing after {where}; {go_on(directory)}") from None
     stop.in_step = False
     if writer is not None:
         writer.close()
     return conclude(world, config, directory, progress, ready, loop, watch)
+
+
+def go_on(directory: RunDirectory) -> str:
+    return f"go on with: trpd train --resume {directory.path}"
 
 
 def beside(here: Callable[[], Here], there: Callable[[], There]) -> tuple[Here, There]:

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from trpd_agents import training
+from trpd_agents.checkpoints import Checkpoints
 from trpd_agents.cli import app
 from trpd_agents.config import RunConfig, dump_config
 from trpd_agents.interrupt import Interrupted
-from trpd_agents.run_directory import load_state
 from trpd_agents.storage import read_trajectories
 from trpd_agents.training import train
 from trpd_agents.trajectory import Trajectory
@@ -122,8 +122,7 @@ def test_rescued_turns_are_the_teachers(finished):
 
 def test_quantiles_are_of_the_latest_turns(finished):
     path, _ = finished
-    (*_, newest) = sorted((path / "checkpoints").iterdir())
-    loop = load_state(newest)["loop"]
+    loop = Checkpoints(path / "checkpoints").newest().state()["loop"]
     lines = metrics(path)
     counted = sum(sum(line["counted_by_turn"]) for line in lines)
     assert len(loop["recent"]) == min(WINDOW, counted) == WINDOW

@@ -92,7 +92,7 @@ def test_without_a_server_nothing_is_loaded_or_written(behind, make_lm, serve, t
     config = behind(server, credit={"preset": "opd"})
     server.stop()
     monkeypatch.setattr("trpd_agents.preparation.load_model", None)
-    monkeypatch.setattr("trpd_agents.preparation.prepare_model", None)
+    monkeypatch.setattr("trpd_agents.starts.prepare_model", None)
     with pytest.raises(UserError, match=f"{server.url}.*did not answer"):
         train(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

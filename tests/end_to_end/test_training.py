@@ -341,7 +341,8 @@ def test_failures_of_the_environment_are_counted_and_left_out(configure, tmp_pat
     seeds = sorted({e.seed for e in episodes_of(configure(training=settings), 0)})
     # Each of the two seeds fails five times: in its four episodes, and in one of the four fresh starts.
     kwargs = {"fail": "step", "failures": 5, "bad_seeds": seeds, "tag": "train", "length": 2, "spread": 1}
-    config = configure(env={"id": f"{SCRIPTED}:Scripted", "kwargs": kwargs}, training=settings)
+    env = {"id": f"{SCRIPTED}:Scripted", "kwargs": kwargs, "workers": 0}  # it counts in the process that it is in
+    config = configure(env=env, training=settings)
     train(config, tmp_path / "run", quiet=True)
     (line,) = metrics(tmp_path / "run")
     assert line["environment_failures"] == 2 and line["episodes"] == 6
@@ -383,15 +384,6 @@ def test_an_existing_run_directory_is_refused(finished, configure):
     with pytest.raises(UserError, match="exists already; continue it with"):
         train(configure(), finished[0], quiet=True)
     assert before == sorted((p, p.stat().st_mtime_ns) for p in finished[0].rglob("*"))
-
-
-@pytest.mark.parametrize("name", ["state.pt", "student/model.safetensors"])
-def test_a_truncated_checkpoint_is_refused(copied, name):
-    file = copied / "checkpoints" / "step-000004" / name
-    file.write_bytes(file.read_bytes()[:1000])
-    message = refused("train", "--resume", copied)
-    assert f"{name} is damaged" in message and "step-000000" in message
-    shutil.rmtree(copied / "checkpoints" / "step-000004")  # as it advises
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(configure, make_lm, tmp_path):

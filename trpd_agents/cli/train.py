@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trpd_agents.cli.arguments import refuse_existing
+from trpd_agents.cli.report import is_cheap, report_at_end
 from trpd_agents.errors import UserError
+from trpd_agents.interrupt import Interrupted
 
 if TYPE_CHECKING:
     from trpd_agents.config import RunConfig
@@ -39,7 +41,9 @@ def train(
     - `trpd train configs/FILE.yaml --dry-run` checks a recipe and its environment.
     - `trpd train configs/FILE.yaml training.steps=20 seed=1 --run-dir runs/first` changes two settings.
     - `trpd train configs/FILE.yaml credit.preset=opd env.kwargs.rooms=5` another method, a longer task.
-    - `trpd train --resume runs/first` continues after an interruption.
+    - `trpd train --resume runs/first` continues after an interruption, and does nothing else: settings that were edited
+      since are refused.
+    - `trpd train --resume runs/first learner.lr=1e-4` continues with another learning rate, which is then meant.
     """
     run = _load(config, list(overrides or ()), run_dir, resume)
     if dry_run:
@@ -50,7 +54,17 @@ def train(
 
     if run_dir is None and resume is None and config is not None:
         run_dir = default_run_directory(Path(config).stem)
-    _show(run_training(run, run_dir=run_dir, resume=resume))
+    given = [*([config] if config and "=" in config else []), *(overrides or ())]
+    meant = [override.partition("=")[0] for override in given]
+    directory = resume or run_dir
+    try:
+        _show(run_training(run, run_dir=run_dir, resume=resume, may_differ=meant))
+    except Interrupted:
+        if run.report and directory is not None and is_cheap(directory):
+            report_at_end(directory)
+        raise
+    if run.report and directory is not None:
+        report_at_end(directory)
 
 
 def _load(config: str | None, overrides: list[str], run_dir: Path | None, resume: Path | None) -> RunConfig:

@@ -33,12 +33,14 @@ class RunConfig(Section):
     learner: LearnerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    report: bool = True  # `trpd train` writes it when it ends; see `trpd report`
 
     @property
     def top_k(self) -> int:
-        """How many of its most likely tokens the teacher returns per position: as many as the method reads, else 0."""
+        """How many of its most likely tokens the teacher returns per position: as many as the method reads, or as are
+        kept for people to look at."""
         forward_kl = self.credit.method.forward_kl
-        return forward_kl.top_k if forward_kl is not None else 0
+        return max(forward_kl.top_k if forward_kl is not None else 0, self.training.save_top_k)
 
     @property
     def _most_optimizer_steps(self) -> int:

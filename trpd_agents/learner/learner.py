@@ -56,6 +56,7 @@ class Learner:
                 "false"
             )
         self.steps = 0
+        self.moving = False  # within an optimiser step: the weights belong to neither side of it
 
     def update(
         self,
@@ -144,6 +145,7 @@ class Learner:
         totals = dict(zip(names, self.world.sum(*(sums.get(n, 0.0) for n in names)), strict=True))
         weighted = totals["policy_weight"] + totals["forward_kl_weight"] + totals["imitated"]
         grad_norm = 0.0
+        self.moving = True
         if weighted > 0:  # with nothing to learn from, Adam's momentum must not move the student either
             grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip))
             if not math.isfinite(grad_norm):
@@ -151,6 +153,7 @@ class Learner:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
+        self.moving = False
         return {
             "loss": totals["loss"],
             "grad_norm": grad_norm,
@@ -266,11 +269,13 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that decides the next step."""
-        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps}
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "token_budget": self.token_budget}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = int(state["steps"])
+        # Lower than the configured one if there was too little memory for that.
+        self.token_budget = min(self.token_budget, int(state.get("token_budget", self.token_budget)))
 
 
 def _fitted(logprobs: torch.Tensor, vocab_size: int) -> torch.Tensor:

@@ -111,12 +111,12 @@ def _can_go_on(folder: Path, config: RunConfig) -> bool:
     if not begun.is_file() or begun.read_text(encoding="utf-8") != dump_config(config):
         return False
     try:
-        checkpoint = RunDirectory.open(folder).newest_checkpoint()
+        checkpoint = RunDirectory.open(folder).checkpoints.newest()
     except UserError as error:
         print(f"starting anew: {error}", flush=True)
         return False
     if checkpoint is not None:
-        print(f"going on after update {checkpoint[0]}", flush=True)
+        print(f"going on after update {checkpoint.step}", flush=True)
     return checkpoint is not None
 
 
