@@ -31,6 +31,7 @@ from trpd_agents.rollout.dialogues import Dialogues
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.textenv.source import source_hash
 from trpd_agents.trajectory import Trajectory, pad_scored
+from trpd_agents.user_cache import cache_directory
 
 IMITATION = CreditConfig(gate=ClosedGate(), guidance=PrefixGuidance(beta=1.0))  # only what the teacher wrote is learned
 DEMONSTRATION_SEEDS = 1 << 30  # demonstrations never share a seed with training or evaluation episodes
@@ -182,13 +183,6 @@ def save_atomically(lm: LanguageModel, directory: Path) -> None:
     lm.save(half)
     shutil.rmtree(directory, ignore_errors=True)
     half.rename(directory)
-
-
-def cache_directory() -> Path:
-    """Where made models are kept: `$TRPD_CACHE`, else `trpd_agents` under `$XDG_CACHE_HOME` or `~/.cache`."""
-    if chosen := os.environ.get("TRPD_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trpd_agents"
 
 
 def _cache_key(config: ModelConfig, env: EnvSpec, learner: LearnerConfig, max_turns: int, ranks: int) -> str:

@@ -62,7 +62,8 @@ class Trajectory:
     NaN everywhere else. `policy_version` counts optimiser updates of the student that sampled it. `error` is None or
     `{"kind", "message"}`; with an error, `success` is None, and neither success nor reward may enter a rate.
     `instructions` and `tools` are what the conversation began with, before the first observation; `hint` is what the
-    environment said at the reset for a teacher's eyes only, and is no part of `tokens`.
+    environment said at the reset for a teacher's eyes only, and is no part of `tokens`. `draw` says whether a match
+    ended without a winner; None where there is nothing to draw.
     """
 
     id: int
@@ -82,6 +83,7 @@ class Trajectory:
     instructions: str = ""
     tools: list[dict[str, Any]] = field(default_factory=list)
     hint: str | None = None
+    draw: bool | None = None
 
     def turn_index(self) -> np.ndarray:
         """int64 `[T]`: the turn whose action each token belongs to, -1 for prompt and template tokens."""

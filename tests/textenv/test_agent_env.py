@@ -62,7 +62,14 @@ def test_a_good_step_comes_through_as_plain_python_values() -> None:
     env = driven((np.str_("seen"), np.float32(0.5), np.True_, np.False_, {"success": np.True_, "ok": np.False_}))
     step = env.step("go")
     assert step == Step("seen", 0.5, True, False, ok=False, success=True)
-    assert [type(value) for value in vars(step).values()] == [str, float, bool, bool, bool, bool]
+    assert [type(value) for value in vars(step).values()] == [str, float, bool, bool, bool, bool, *[type(None)] * 3]
+
+
+def test_draws_are_taken_in_and_other_things_of_that_name_left_alone() -> None:
+    drawn = driven(("seen", 0.0, True, False, {"success": False, "draw": np.True_, "seat": "window", "endings": [1]}))
+    step = drawn.step("go")
+    assert step.draw is True and step.seat is None and step.endings is None
+    assert driven(("seen", 0.0, True, False, {"success": False, "draw": "a card"})).step("go").draw is None
 
 
 def test_optional_attributes_have_defaults() -> None:

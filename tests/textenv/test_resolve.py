@@ -114,7 +114,7 @@ def test_arguments_of_the_call_go_over_those_of_the_spec() -> None:
         ("KeyChian-v0", "'KeyChain-v0'"),
         ("keychain", "'KeyChain-v0'"),
         ("trpd/GridLak-v0", "'trpd/GridLake-v0'"),
-        ("Mastermind-v0", "'textarena/Mastermind-v0'"),
+        ("Minesweeper-v0", "'textarena/Minesweeper-v0'"),
     ],
 )
 def test_an_unknown_id_is_met_with_what_was_meant(wrong: str, meant: str) -> None:
@@ -267,6 +267,6 @@ def test_the_list_tells_what_there_is() -> None:
     chain = rows["KeyChain-v0"]
     assert chain.tools == ("lookup", "submit") and chain.expert and chain.horizon == make("KeyChain-v0").max_turns
     assert chain.success == "the right value is submitted"
-    assert rows["textarena/Mastermind-v0"].expert and not rows["textarena/Sudoku-v0"].expert
+    assert rows["textarena/Mastermind-v0"].expert and not rows["textarena/2048-v0"].expert
     assert "the seed has no effect" in rows["textarena/TowerOfHanoi-v0"].note
-    assert "NLTK" in rows["textarena/Wordle-v0"].note
+    assert rows["textarena/Chess-v0"].status == "needs Python 3.12" and rows["textarena/TicTacToe-v0"].players == "2"

@@ -15,7 +15,8 @@ from trpd_agents.textenv.mixture import drawn
 from trpd_agents.textenv.pool import STEP_SECONDS, Answer, EnvPool, EpisodeEnv, InProcess
 from trpd_agents.textenv.resolve import make
 from trpd_agents.textenv.spec import EnvSpec
-from trpd_agents.textenv.workers import MEMORY_MB, Workers, registration_of
+from trpd_agents.textenv.worker_messages import registration_of
+from trpd_agents.textenv.workers import MEMORY_MB, Workers
 
 MOST_WORKERS = 16  # of "auto": more than that are seldom worth the messages
 

@@ -6,10 +6,11 @@ ends in a `UserError` before an episode starts.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -17,11 +18,13 @@ from gymnasium.envs.registration import EnvSpec as Registered
 from gymnasium.envs.registration import load_env_creator
 
 from trpd_agents.errors import EnvironmentFailure, UserError
+from trpd_agents.textenv import benchmarks
 from trpd_agents.textenv.agent_env import AgentEnv
 from trpd_agents.textenv.blame import blame
 from trpd_agents.textenv.env_file import load_class
 from trpd_agents.textenv.mixture import MIXTURE, MixedEnv
 from trpd_agents.textenv.spec import EnvSpec, did_you_mean
+from trpd_agents.textenv.textarena_matches import RANDOM, SCRIPTED_OPPONENTS, is_for_two
 
 BUNDLED = "trpd_envs"  # the module that registers the bundled environments, under the namespace below
 NAMESPACE = "trpd"
@@ -44,17 +47,20 @@ def make(spec: EnvSpec | str, **kwargs: Any) -> AgentEnv:
         spec = EnvSpec(spec.id, {**spec.kwargs, **kwargs})
     if spec.id == MIXTURE:
         return MixedEnv(spec)
-    env = _build(spec)
+    env = build(spec)
     for name in ("observation_space", "action_space"):
         _require_text(spec, env, name)
     return AgentEnv(env, spec)
 
 
-def _build(spec: EnvSpec) -> gymnasium.Env:
+def build(spec: EnvSpec) -> gymnasium.Env:
+    """The bare environment, whatever its spaces; raises what `make` raises."""
     if spec.id.startswith(TEXTARENA):
-        from trpd_agents.textenv.textarena_env import TextArenaEnv  # textarena takes a second to import
-
-        return _construct(spec, TextArenaEnv, game=spec.id.removeprefix(TEXTARENA), **spec.kwargs)
+        game = spec.id.removeprefix(TEXTARENA)
+        return _construct(spec, _textarena(game, spec.kwargs), game=game, **spec.kwargs)
+    if found := benchmarks.find(spec.id):
+        benchmark, task = found
+        return _construct(spec, functools.partial(benchmark.load(), task), **spec.kwargs)
     if file := _FILE.fullmatch(spec.id):
         return _construct(spec, load_class(file["path"], file["name"]), **spec.kwargs)
     registered = _registered(spec.id)
@@ -63,6 +69,21 @@ def _build(spec: EnvSpec) -> gymnasium.Env:
     _check_arguments(spec, constructor, {**registered.kwargs, **constructor_kwargs})
     # Gymnasium's passive checker warns about text spaces that are fine and costs time; AgentEnv checks instead.
     return _construct(spec, gymnasium.make, registered, disable_env_checker=True, **spec.kwargs)
+
+
+def _textarena(game: str, kwargs: Mapping[str, Any]) -> Callable[..., gymnasium.Env]:
+    """What plays this game of textarena, which takes a second to import."""
+    if not is_for_two(game):
+        from trpd_agents.textenv.textarena_env import TextArenaEnv
+
+        return TextArenaEnv
+    if kwargs.get("opponent", RANDOM) in SCRIPTED_OPPONENTS:
+        from trpd_agents.textenv.two_player_env import TwoPlayerEnv
+
+        return TwoPlayerEnv
+    from trpd_agents.textenv.two_player_seats import BothSeatsEnv
+
+    return BothSeatsEnv
 
 
 def _registered(env_id: str) -> Registered:
@@ -84,17 +105,18 @@ def _registered(env_id: str) -> Registered:
 
 _FORMS = (
     "An environment is named by a bundled or registered id ('KeyChain-v0', 'trpd/KeyChain-v0'), 'module:Id-v0', "
-    "'path/to/file.py:Class' or 'textarena/Name-v0'; `trpd envs` lists those that come with this package."
+    "'path/to/file.py:Class', 'textarena/Name-v0' or a benchmark such as 'babyai/GoToLocal-v0'; `trpd envs` lists "
+    "those that come with this package."
 )
 
 
 def known_ids() -> list[str]:
     """Every id that could have been meant: bundled by their short names first, textarena's, all registered ones."""
-    from trpd_agents.textenv.textarena_games import GAMES
+    from trpd_agents.textenv.textarena_games import table
 
     _import_bundled()
     bundled = [env_id.removeprefix(f"{NAMESPACE}/") for env_id in bundled_ids()]
-    return [*bundled, *(TEXTARENA + game for game in GAMES), *gymnasium.registry]
+    return [*bundled, *(TEXTARENA + game for game in table()), *benchmarks.benchmark_ids(), *gymnasium.registry]
 
 
 def bundled_ids() -> list[str]:

@@ -20,7 +20,7 @@ class EnvSpec:
 
     `id` is one of: the short name of a bundled environment (`KeyChain-v0`), any id registered with Gymnasium
     (`trpd/KeyChain-v0`), `module:Id-v0` (the module is imported first, to register it), `path/to/file.py:Class`, or
-    `textarena/Name-v0`.
+    `textarena/Name-v0`, or `benchmark/task` for one of `trpd_agents.textenv.benchmarks`.
     """
 
     id: str

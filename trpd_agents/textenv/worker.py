@@ -13,61 +13,37 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import json
 import mmap
 import os
-import pickle
 import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Literal
-
-import gymnasium
+from typing import Any
 
 from trpd_agents.errors import EnvironmentFailure, UserError
-from trpd_agents.textenv.agent_env import Step
 from trpd_agents.textenv.blame import blame
 from trpd_agents.textenv.episode_env import Opening, Stage
-from trpd_agents.textenv.spec import EnvSpec
+from trpd_agents.textenv.worker_messages import (
+    Command,
+    Reply,
+    Settings,
+    Start,
+    pack,
+    pack_opening,
+    pack_step,
+    register,
+    unpack,
+    unpack_commands,
+)
 
 HEAD = mmap.PAGESIZE  # bytes of the shared file that are `Status`; after them comes what faulthandler writes
 NOBODY = -1
 _PR_SET_PDEATHSIG = 1
 _TO_SAY_GOODBYE = 2.0  # seconds a worker has to end by itself when its parent has gone
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a worker is told first. `parent` is a process id; `bound` says whether to die with the parent's thread."""
-
-    path: list[str]
-    seconds: float
-    memory_mb: int | None
-    parent: int
-    bound: bool
-
-
-@dataclass(frozen=True)
-class Start:
-    """How to begin an episode that this worker does not have; what was observed so far in one that another had."""
-
-    spec: EnvSpec
-    seed: int
-    registration: bytes | None  # of an id that only the parent knows, pickled
-    opening: str | None = None
-    history: Sequence[tuple[str, str]] = ()  # actions, and what was observed after each
-
-
-# What to do in an episode: `number` is the parent's name for it. ("open", None), ("step", action), ("ask", method) are
-# answered, ("close", None) is not.
-Command = tuple[int, Start | None, tuple[Literal["open", "step", "ask", "close"], str | None]]
-# number, "open" | "step" | "ask" | "failure" | "error", and what belongs to it
-Reply = tuple[int, str, Any]
 
 
 class Status:
@@ -102,14 +78,14 @@ class Status:
 def main() -> None:
     """Entry point of the process; its arguments are the descriptors of the connection and of the shared file."""
     connection, shared = Connection(int(sys.argv[1])), int(sys.argv[2])
-    settings: Settings = connection.recv()
+    settings = Settings(**unpack(connection.recv_bytes()))
     _settle_in(settings, connection, shared)
     connection.send_bytes(b"ready")
     worker = Worker(settings, Status(shared))
     try:
         while True:
-            replies, over = worker.serve(pickle.loads(connection.recv_bytes()))
-            connection.send_bytes(pickle.dumps((replies, over), pickle.HIGHEST_PROTOCOL))
+            replies, over = worker.serve(unpack_commands(connection.recv_bytes()))
+            connection.send_bytes(pack((replies, over)))
             if over:
                 os._exit(0)  # threads and exit handlers of a broken environment are not waited for
     except (EOFError, ConnectionError):
@@ -163,58 +139,21 @@ class Worker:
         stage = self._stages[number]
         if what == "open":
             assert opening is not None
-            return "open", _packed(opening)
+            return "open", pack_opening(opening)
         assert text is not None
         self._status.tick()
         if what == "step":
-            return "step", _plain(stage.step(text))
-        found = stage.ask(text)
-        return "ask", [str.__str__(one) for one in found] if isinstance(found, list) else found
+            return "step", pack_step(stage.step(text))
+        return "ask", stage.ask(text)
 
     def _begin(self, number: int, start: Start) -> Opening:
         self._status.tick(constructing=True)
-        if start.registration is not None and start.spec.id not in gymnasium.registry:
-            gymnasium.registry[start.spec.id] = _registration(start)
+        register(start)
         stage = self._stages[number] = Stage(start.spec, start.seed, self._settings.seconds)
         self._status.tick()
         if start.opening is None:
             return stage.open()
         return stage.restore(start.opening, start.history, self._status.tick)
-
-
-def _registration(start: Start) -> Any:
-    assert start.registration is not None
-    try:
-        return pickle.loads(start.registration)
-    except Exception as error:
-        raise UserError(
-            f"environment {start.spec.id!r} is registered where the run was started, and a worker process cannot find "
-            f"what it was registered with: {blame(error)}; name it 'module:Id-v0', or set env.workers to 0"
-        ) from error
-
-
-def _plain(step: Step) -> tuple[Any, ...]:
-    """As a tuple, which is quicker to send, of nothing but Python's own types."""
-    told = str.__str__(step.observation), step.reward, step.terminated, step.truncated, step.ok, step.success
-    return *told, step.draw, step.seat, step.endings
-
-
-def _packed(opening: Opening) -> tuple[Any, ...]:
-    try:
-        tools = json.dumps(opening.tools)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"an environment's `tools` are JSON-schema descriptions; found what is no JSON: {error}"
-        ) from None
-    hint = None if opening.hint is None else str.__str__(opening.hint)
-    texts = str.__str__(opening.observation), str.__str__(opening.instructions), tools
-    return (*texts, hint, opening.max_turns, opening.has_expert, opening.has_legal_actions, opening.seat)
-
-
-def unpacked(packed: Sequence[Any]) -> Opening:
-    """The `Opening` that a worker has sent."""
-    observation, instructions, tools, *rest = packed
-    return Opening(observation, instructions, json.loads(tools), *rest)
 
 
 def _settle_in(settings: Settings, connection: Connection, shared: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import re
 import signal
 import socket
@@ -14,11 +13,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 
 from trpd_agents.textenv.blame import deepest
 from trpd_agents.textenv.episode_env import CONSTRUCTION_SECONDS
-from trpd_agents.textenv.worker import HEAD, Command, Reply, Settings, Status
+from trpd_agents.textenv.worker import HEAD, Status
+from trpd_agents.textenv.worker_messages import Command, Reply, Settings, pack, pack_commands, unpack
 
 START_SECONDS = 60.0  # for starting Python and importing what a worker needs
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -55,14 +56,14 @@ class WorkerProcess:
         self._socket = ours
         self.connection = Connection(os.dup(ours.fileno()))
         with contextlib.suppress(OSError):  # if it is dead already, that is found out when it is listened to
-            self.connection.send(Settings(list(sys.path), seconds, memory_mb, os.getpid(), bound))
+            self.connection.send_bytes(pack(asdict(Settings(list(sys.path), seconds, memory_mb, os.getpid(), bound))))
         self.starting = True
         self._seen, self._since = 0, time.monotonic()
 
     def send(self, commands: Sequence[Command]) -> None:
         """Raises OSError when it is dead."""
         self._since = time.monotonic()
-        self.connection.send_bytes(pickle.dumps(commands, pickle.HIGHEST_PROTOCOL))
+        self.connection.send_bytes(pack_commands(commands))
 
     def receive(self) -> tuple[list[Reply], bool]:
         """What it says next, blocking. Raises EOFError or OSError when it is dead."""
@@ -70,7 +71,8 @@ class WorkerProcess:
         if self.starting:
             self.starting = False
             return [], False
-        return pickle.loads(message)
+        replies, over = unpack(message)
+        return replies, over
 
     def waiting(self) -> float:
         """Seconds since it began the call it is in."""

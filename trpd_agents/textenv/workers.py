@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import pickle
 from multiprocessing.connection import wait
 from typing import Any, Literal
-
-import gymnasium
 
 from trpd_agents.errors import EnvironmentFailure, RunError, UserError
 from trpd_agents.textenv.agent_env import Step
 from trpd_agents.textenv.episode_env import NOT_RESTORED
 from trpd_agents.textenv.mixture import drawn
 from trpd_agents.textenv.pool import STEP_SECONDS, Answer, EnvPool, EpisodeEnv
-from trpd_agents.textenv.resolve import NAMESPACE
 from trpd_agents.textenv.spec import EnvSpec
-from trpd_agents.textenv.worker import NOBODY, Command, Start, unpacked
+from trpd_agents.textenv.worker import NOBODY
+from trpd_agents.textenv.worker_messages import Command, Start, registration_of, unpack_opening, unpack_step
 from trpd_agents.textenv.worker_process import WorkerProcess
 
 MEMORY_MB = 4096
@@ -147,7 +144,7 @@ class Workers(EnvPool):
         elif kind == "ask":
             env.present, env.pending, env.found = True, None, found
         else:
-            answer = unpacked(found) if kind == "open" else Step(*found)
+            answer = unpack_opening(found) if kind == "open" else unpack_step(found)
             if isinstance(answer, Step):
                 assert env.pending is not None
                 env.history.append((env.pending[1] or "", answer.observation))
@@ -297,23 +294,3 @@ class _Desk:
         for env in self.episodes.values():
             env.present = False
         return ("ended", "") if process is None else process.kill(ask_where)
-
-
-def registration_of(spec: EnvSpec) -> bytes | None:
-    """What a worker needs to know of an id that was registered in this process, pickled.
-
-    Raises:
-        UserError: it was registered with something that cannot be found from another process.
-    """
-    registered = gymnasium.registry.get(spec.id)
-    if registered is None or spec.id.startswith(f"{NAMESPACE}/"):
-        return None
-    try:
-        if getattr(registered.entry_point, "__module__", "") == "__main__":
-            raise ValueError("it is defined in the script itself")
-        return pickle.dumps(registered)
-    except Exception as error:
-        raise UserError(
-            f"environment {spec.id!r} cannot be played in a worker process: {error}; put it into a file or a module "
-            "and name it 'path/file.py:Class' or 'module:Id-v0', or set env.workers to 0"
-        ) from error

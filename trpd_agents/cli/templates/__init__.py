@@ -1,0 +1,1 @@
+"""What `trpd init` writes: working files, in which names are replaced."""
