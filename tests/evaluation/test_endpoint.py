@@ -230,6 +230,10 @@ def test_the_command_says_what_could_not_be_played(expert):
         (["--endpoint", "http://127.0.0.1:9/v1", "--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
         (["--endpoint", "http://127.0.0.1:9/v1"], "start the server, or correct the address"),
         (["--api-key-env", "KEY"], "name one with --endpoint URL"),
+        (
+            ["--env", "textarena/TicTacToe-v0", "--env-arg", "opponent=self", "--endpoint", "http://127.0.0.1:9/v1"],
+            "asks 2 players for moves, and behind an endpoint there is one; wanted an opponent inside",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, expected):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +73,7 @@ def evaluate_endpoint(
     """
     spec = env if isinstance(env, EnvSpec) else EnvSpec(env)
     limit = turn_limit(spec, max_turns)
+    _require_one_seat(spec)
     _require_server(endpoint)
     plan = [Episode(seed + i, (seed + i) * repeats + r) for i in range(episodes) for r in range(repeats)]
     waiting = deque((episode, 0) for episode in plan)
@@ -168,6 +170,15 @@ def first_messages(instructions: str, tools: list[dict[str, Any]], observation: 
     system = "\n\n".join(part for part in (instructions, describe_tools(tools) if tools else "") if part)
     opening = [{"role": "system", "content": system}] if system else []
     return [*opening, {"role": "user", "content": observation}]
+
+
+def _require_one_seat(spec: EnvSpec) -> None:
+    with closing(make(spec)) as env:
+        if env.seats > 1:
+            raise UserError(
+                f"environment {spec.id!r} with {dict(spec.kwargs)!r} asks {env.seats} players for moves, and behind an "
+                "endpoint there is one; wanted an opponent inside the environment: opponent=random or scripted"
+            )
 
 
 def _open(spec: EnvSpec, episode: Episode, attempt: int) -> _Play:
