@@ -39,6 +39,7 @@ from trpd_agents.models import (
     resolve_model,
 )
 from trpd_agents.progress import Progress
+from trpd_agents.recording import stored
 from trpd_agents.rollout import Engine
 from trpd_agents.rollout.demonstrate import require_demonstrator
 from trpd_agents.rollout.engine import StudentEngine
@@ -104,12 +105,14 @@ def prepare(
         ready = Ready(student, teachers, max_turns, checkpoint)
     if checkpoint is None and world.rank == 0:
         for name, lm in ready.teachers.items():
-            lm.save(directory.path / "teacher" / name)
+            with stored(directory, f"teacher {name}".strip()):
+                lm.save(directory.path / "teacher" / name)
     for lm in ready.teachers.values():
         lm.bfloat16 = pick_autocast(config.learner.dtype, lm.device)
     if config.learner.lora is not None:
         if checkpoint is None and world.rank == 0:
-            student.save(directory.path / BASE)
+            with stored(directory, "the base model"):
+                student.save(directory.path / BASE)
         add_adapters(student.model, config.learner.lora, config.seed)
         if checkpoint is not None:
             load_adapters(student.model, checkpoint.path / "student" / ADAPTER)
@@ -326,7 +329,8 @@ def record_evaluation(
     outcomes = {str(seed): flags for seed, flags in found.outcomes.items()}
     ready.evaluations[name] = {**made, **found.summary(), "outcomes": outcomes}
     if world.rank == 0:
-        directory.write_json(EVALUATIONS, ready.evaluations)
+        with stored(directory, f"the evaluation '{name}'"):
+            directory.write_json(EVALUATIONS, ready.evaluations)
 
 
 def conclude(
@@ -345,8 +349,9 @@ def conclude(
         record_evaluation(world, directory, ready, "after", found, loop)
     summary = _summary(ready, watch)
     if world.rank == 0:
-        ready.student.save(directory.path / "student")
-        directory.write_json("summary.json", summary)
+        with stored(directory, "the trained student"):
+            ready.student.save(directory.path / "student")
+            directory.write_json("summary.json", summary)
     return summary | {"run_dir": str(directory.path)}
 
 

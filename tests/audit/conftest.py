@@ -9,10 +9,11 @@ import pytest
 
 from trpd_agents.rollout import Collector, Completion, Episode, Limits, Request, Sampling
 from trpd_agents.rollout.dialogues import Dialogues
-from trpd_agents.textenv import AgentEnv, EnvSpec
+from trpd_agents.textenv import EnvSpec
+from trpd_agents.textenv.pool import EnvView
 from trpd_agents.trajectory import Scores, Stop, Trajectory
 
-Say = Callable[[AgentEnv, int], str]  # from the environment and the turn to what is said
+Say = Callable[[EnvView, int], str]  # from the environment and the turn to what is said
 
 
 class Scripted:

@@ -19,7 +19,7 @@ NUMBERS = EnvSpec("GuessNumber-v0", {"high": 7})
 def played(collect):
     """Five turns each."""
     seeds = list(range(40))
-    found = collect(NUMBERS, seeds, lambda env, k: "1" if env.env.unwrapped.secret > 1 else "7")
+    found = collect(NUMBERS, seeds, lambda env, k: "7" if env.hint == "The secret is 1." else "1")
     return [dataclasses.replace(t, turns=t.turns[:5]) for t in found][:12]
 
 

@@ -36,7 +36,7 @@ def label(ends, tokenizer):
 def guesses(collect):
     """Secrets 3 and 5; the student says 1, 7, and then the secret."""
     seeds = secrets(3, 5)
-    return collect(NUMBERS, seeds, lambda env, k: ["1", "7", str(env.env.unwrapped.secret)][k])
+    return collect(NUMBERS, seeds, lambda env, k: ["1", "7", env.hint.split()[-1].rstrip(".")][k])
 
 
 def test_labels_by_hand(guesses, make_teacher, label):

@@ -95,7 +95,7 @@ def test_memory_does_not_change_the_result(monkeypatch):
     figure, bad, episode = episodes(20)
     draws = draw_episodes(20, resamples=50)
     whole = auroc_over_episodes(figure, bad, episode, draws)
-    monkeypatch.setattr("trpd_agents.audit.roc._AT_ONCE", 700)
+    monkeypatch.setattr("trpd_agents.evaluation.roc._AT_ONCE", 700)
     assert auroc_over_episodes(figure, bad, episode, draws) == whole
 
 

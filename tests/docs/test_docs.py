@@ -32,8 +32,10 @@ from trpd_agents.config.method import resolve
 from trpd_agents.config.yaml_file import read_yaml
 from trpd_agents.credit import KINDS, PRESETS, CreditConfig
 from trpd_agents.textenv import EnvSpec, check_environment, list_envs, make
-from trpd_agents.textenv.preflight import _ADVICE
-from trpd_agents.textenv.textarena_games import GAMES, NEEDS_DATA, SEED_HAS_NO_EFFECT
+from trpd_agents.textenv.preflight import ADVICE
+from trpd_agents.textenv.textarena_experts import EXPERTS
+from trpd_agents.textenv.textarena_games import STATUSES, base_name, single_player, table
+from trpd_agents.textenv.textarena_words import words
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {path.name: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -350,10 +352,23 @@ def test_the_bundled_environments_are_as_listed() -> None:
 
 
 def test_what_is_said_of_textarena() -> None:
-    text = section("environments.md", "## TextArena")
-    assert f"lists {len(GAMES)} of them" in text and f"and {len(NEEDS_DATA)} more" in text
-    (sentence,) = re.findall(r"\*\*Seeds that do nothing\.\*\* (.*?) give", text)
-    assert set(re.split(r", | and ", sentence)) == SEED_HAS_NO_EFFECT
+    text = section("textarena.md", "## Which games")
+    games = table().values()
+    assert f"all {len(games)} games" in text and f"{len(single_player())} are for one player" in text
+    listed = {row[0]: row for row in rows(text)[2:]}
+    assert list(listed) == list(STATUSES)
+    for status, (_, number, meaning) in listed.items():
+        named = {base_name(game.id) for game in games if game.status == status}
+        assert int(number) == sum(game.status == status for game in games)
+        assert not status.startswith("needs") or all(name in meaning for name in named)
+    (sentence,) = re.findall(
+        r"\*\*Seeds that do nothing\.\*\* (.*?) give", section("textarena.md", "## What the adapter does")
+    )
+    still = {base_name(game.id) for game in single_player().values() if not game.seed_matters}
+    assert set(re.split(r", | and ", sentence)) == still
+    assert [row[0] for row in rows(section("textarena.md", "## Experts"))[2:]] == sorted(EXPERTS)
+    told = re.findall(r"([\d,]+) words", section("textarena.md", "## Word games"))
+    assert told == [f"{len(made):,}" for made in (words().basic, words().english, words().accepted)]
 
 
 def test_every_bad_call_is_answered_as_listed(workspace: Path) -> None:
@@ -370,4 +385,4 @@ def test_every_kind_of_failure_is_listed() -> None:
     listed = {
         kind for row in rows(section("environments.md", "## When an environment fails"))[2:] for kind in quoted(row[0])
     }
-    assert listed == set(_ADVICE)
+    assert listed == set(ADVICE)

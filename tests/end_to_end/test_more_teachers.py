@@ -97,7 +97,7 @@ def test_a_hinted_teacher_guides(recipe, tmp_path, guidance) -> None:
 
 def test_without_hints_nothing_is_loaded(recipe, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(preparation, "load_model", None)
-    monkeypatch.setattr(preparation, "prepare_model", None)
+    monkeypatch.setattr("trpd_agents.starts.prepare_model", None)
     silent = {**ENV, "kwargs": {**ENV["kwargs"], "hints": False}}
     with pytest.raises(UserError, match=r'gives no info\["hint"\] at the reset'):
         train(recipe(env=silent, teacher={"kind": "hinted"}), tmp_path / "run", quiet=True)

@@ -85,7 +85,9 @@ def test_the_two_threads_do_run_at_the_same_time(configure, tmp_path, monkeypatc
 
     monkeypatch.setattr(Learner, "update", waiting_update)
     monkeypatch.setattr(Collector, "collect", waiting_collect)
-    config = configure(training={"staleness": 1, "steps": 2}, evaluation={"before": False, "teacher": False})
+    config = configure(
+        training={"staleness": 1, "steps": 2, "doctor": False}, evaluation={"before": False, "teacher": False}
+    )
     train(config, tmp_path / "run", quiet=True)
     assert met and not meeting.broken
 

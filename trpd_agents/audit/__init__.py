@@ -2,10 +2,10 @@
 
 from trpd_agents.audit.masks import Judgement, Mask, judge, mask
 from trpd_agents.audit.report import tables, write_audit
-from trpd_agents.audit.roc import Auroc, auroc, auroc_over_episodes, draw_episodes
 from trpd_agents.audit.run import METHODS, OWN, Audit, audit
 from trpd_agents.audit.signals import SIGNALS, Signal, turn_signals
 from trpd_agents.audit.truth import Turns, label_turns
+from trpd_agents.evaluation.roc import Auroc, auroc, auroc_over_episodes, draw_episodes
 
 __all__ = [
     "METHODS",

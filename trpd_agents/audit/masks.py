@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trpd_agents.audit.roc import interval
 from trpd_agents.audit.signals import AT_ONCE
 from trpd_agents.audit.truth import Turns
 from trpd_agents.credit import CreditConfig, assign_credit
+from trpd_agents.evaluation.roc import interval
 from trpd_agents.evaluation.statistics import Estimate
 from trpd_agents.trajectory import Trajectory, pad_scored
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from trpd_agents import __version__
 from trpd_agents.audit.masks import Judgement, mean
 from trpd_agents.audit.plots import plot
-from trpd_agents.audit.roc import Auroc
 from trpd_agents.audit.run import Audit
 from trpd_agents.audit.signals import SIGNALS
+from trpd_agents.evaluation.roc import Auroc
 from trpd_agents.evaluation.statistics import Estimate
 from trpd_agents.study.tables import markdown
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from trpd_agents.audit.masks import Judgement, judge, mask, mean
-from trpd_agents.audit.roc import Auroc, auroc_over_episodes, draw_episodes
 from trpd_agents.audit.signals import turn_signals
 from trpd_agents.audit.truth import Turns, label_turns
 from trpd_agents.config import LocalTeacherConfig, ModelConfig, RunConfig
@@ -25,10 +24,12 @@ from trpd_agents.distributed import World
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.evaluation import turn_limit
 from trpd_agents.evaluation.evaluate import EVALUATION_STREAM
+from trpd_agents.evaluation.roc import Auroc, auroc_over_episodes, draw_episodes
 from trpd_agents.models import LanguageModel, read_outline
-from trpd_agents.preparation import check_models, make_start
+from trpd_agents.preparation import check_models
 from trpd_agents.progress import Progress
 from trpd_agents.rollout import Collector, Episode, Limits, Sampling, TransformersEngine
+from trpd_agents.starts import make_start
 from trpd_agents.teacher import LocalTeacher
 from trpd_agents.textenv import EnvSpec, check_environment, make
 from trpd_agents.trajectory import Trajectory

@@ -15,14 +15,21 @@ from typer.core import TyperGroup
 
 from trpd_agents import __version__
 from trpd_agents.cli.audit import audit
+from trpd_agents.cli.check import check
+from trpd_agents.cli.doctor import doctor
 from trpd_agents.cli.envs import envs
 from trpd_agents.cli.eval import evaluate_command
+from trpd_agents.cli.init import init
 from trpd_agents.cli.methods import methods
+from trpd_agents.cli.play import play
 from trpd_agents.cli.recredit import recredit
+from trpd_agents.cli.report import report
 from trpd_agents.cli.serve_teacher import serve_teacher
 from trpd_agents.cli.sft import sft
 from trpd_agents.cli.study import study
+from trpd_agents.cli.terminal import printable
 from trpd_agents.cli.train import train
+from trpd_agents.cli.view import view
 from trpd_agents.errors import RunError, UserError
 from trpd_agents.interrupt import Interrupted
 
@@ -36,13 +43,13 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             raise typer.Exit(2) from None
         except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             raise typer.Exit(1) from None
         except Interrupted as stopped:
-            print(stopped, file=sys.stderr)
+            print(printable(str(stopped)), file=sys.stderr)
             raise typer.Exit(130) from None
         except KeyboardInterrupt:
             print("interrupted; `trpd train --resume RUN_DIR` continues from the last checkpoint", file=sys.stderr)
@@ -81,9 +88,15 @@ def trpd(
 app.command("train")(train)
 app.command("eval")(evaluate_command)
 app.command("envs")(envs)
+app.command("check")(check)
+app.command("doctor")(doctor)
+app.command("play")(play)
+app.add_typer(init, name="init")
 app.command("sft")(sft)
 app.command("study")(study)
 app.add_typer(methods, name="methods")
+app.command("report")(report)
+app.command("view")(view)
 app.command("recredit")(recredit)
 app.command("audit")(audit)
 app.command("serve-teacher")(serve_teacher)

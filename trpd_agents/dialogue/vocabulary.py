@@ -29,6 +29,18 @@ def check_same_tokens(
     must overlap. The vocabulary sizes are the widths of the two models' logits, which padding makes larger than the
     vocabularies: ids used by either must lie within both.
     """
+    check_same_ids(student, teacher, student_vocab_size=student_vocab_size, teacher_vocab_size=teacher_vocab_size)
+    check_same_ends(student, teacher, student_end, teacher_end)
+
+
+def check_same_ids(
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
+    *,
+    student_vocab_size: int | None = None,
+    teacher_vocab_size: int | None = None,
+) -> None:
+    """The part of `check_same_tokens` about ids and the widths of logits."""
     _check_vocabularies(student, teacher)
     for whose, tokenizer, other, width in (
         ("student", teacher, "teacher", student_vocab_size),
@@ -40,6 +52,15 @@ def check_same_tokens(
                 f"the {other}'s tokenizer has ids up to {largest}, but the {whose} model knows only {width} tokens: "
                 "use models of one family"
             )
+
+
+def check_same_ends(
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
+    student_end: Collection[int] | None = None,
+    teacher_end: Collection[int] | None = None,
+) -> None:
+    """The part of `check_same_tokens` about what ends a turn."""
     student_template, teacher_template = _template_end(student), _template_end(teacher)
     ends = set(end_ids(student) if student_end is None else student_end)
     teacher_ends = set(end_ids(teacher) if teacher_end is None else teacher_end)
