@@ -1,22 +1,27 @@
 """The figures of a training step, over the whole global batch, and where they are written.
 
-Names are stable: `metrics.jsonl` and TensorBoard use the same. Units: shares in [0, 1], divergences in nats per token,
-times in seconds. docs/configuration.md lists them.
+Names are stable: `metrics.jsonl` and everything that shows them use the same. Units: shares in [0, 1], divergences in
+nats per token, times in seconds. docs/configuration.md lists them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
+from trpd_agents.config import RunConfig
 from trpd_agents.credit import Credit
 from trpd_agents.distributed import World
 from trpd_agents.run_directory import RunDirectory
+from trpd_agents.safe_text import visible
+from trpd_agents.trackers import open_trackers
 from trpd_agents.trajectory import ScoredBatch, Stop, Trajectory
+
+SAMPLES = 2
+"""Episodes of a stored step that trackers with room for text get."""
 
 
 def step_figures(
@@ -53,10 +58,12 @@ def step_figures(
         counts["filtered_trajectories"],
         float((credit.turn_divergence * credit.turn_counts).sum()),
         float(credit.turn_counts.sum()),
+        sum(t.draw is not None for t in trajectories),
+        sum(bool(t.draw) for t in trajectories),
     )
     episodes, scored, solved, reward, turn_count, refused, cut, tokens, action, guided = sums[:10]
     kept, weight, forward, outside, accepted, kl, bad_teacher, bad_student, unavailable = sums[10:19]
-    filtered, divergence, counted = sums[19:]
+    filtered, divergence, counted, drawable, drawn = sums[19:]
 
     def per(total: float, count: float) -> float:
         return total / count if count else 0.0
@@ -65,6 +72,7 @@ def step_figures(
         "episodes": scored,
         "environment_failures": episodes - scored,
         "success": per(solved, scored),
+        **({"draw_rate": drawn / drawable} if drawable else {}),
         "return": per(reward, scored),
         "turns": per(turn_count, scored),
         "refused_share": per(refused, turn_count),
@@ -147,19 +155,48 @@ def counted_divergences(world: World, trajectories: Sequence[Trajectory], credit
 
 
 class MetricsWriter:
-    """JSON lines always; TensorBoard beside them, but for figures that are lists."""
+    """JSON lines always; beside them the trackers that the run has. Closed at the end of a `with`, however it ends.
 
-    def __init__(self, directory: RunDirectory, first_step: int):
-        self.directory = directory
+    Args:
+        first_step: the step to go on after; lines of later ones are forgotten.
+        say: is told when a tracker fails.
+
+    Raises:
+        UserError: a service refuses the run.
+        OSError: the directory cannot be written.
+    """
+
+    def __init__(self, config: RunConfig, directory: RunDirectory, first_step: int, say: Callable[[str], None]):
+        self._directory = directory
         directory.rewind_metrics(first_step)
-        self.board = SummaryWriter(str(directory.path / "tensorboard"), purge_step=first_step + 1)
+        self._trackers = open_trackers(config, directory, first_step, say)
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """`step` counts from 1: the figures are those of the step-th update."""
-        self.directory.append_metrics({"step": step, **figures})
-        for name, value in figures.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(name, value, step)
+        self._directory.append_metrics({"step": step, **figures})
+        for tracker in self._trackers:
+            tracker.write(step, figures)
 
-    def close(self) -> None:
-        self.board.close()
+    def show(self, step: int, trajectories: Sequence[Trajectory]) -> None:
+        """Samples of this step's episodes, to be read."""
+        for number, trajectory in enumerate(trajectories[:SAMPLES]):
+            for tracker in self._trackers:
+                tracker.text(step, f"episode_{number}", transcript(trajectory))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for tracker in self._trackers:
+            tracker.close(failed=kind is not None)
+
+
+def transcript(trajectory: Trajectory) -> str:
+    """An episode as plain text that is safe to show."""
+    t = trajectory
+    outcome = {True: "success", False: "failure", None: "not scored"}[t.success]
+    lines = [f"{t.env_id}, seed {t.seed}: {outcome} ({t.outcome}), reward {t.reward:g}", "", t.instructions]
+    for k, turn in enumerate(t.turns):
+        flags = "" if turn.ok else ", refused"
+        lines += ["", f"-- turn {k} --", turn.observation, f"-- {turn.author}{flags} --", turn.text]
+    return visible("\n".join([*lines, "", "-- end --", t.final_observation]))

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from trpd_agents.safe_text import visible
+
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
 
@@ -78,7 +80,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=sys.stdout, flush=True)
+            print(visible(text), file=sys.stdout, flush=True)
 
 
 def _shown(figures: Mapping[str, float]) -> str:

@@ -13,13 +13,14 @@ from safetensors import SafetensorError
 from trpd_agents.checkpointing import Boundary, write_checkpoint
 from trpd_agents.config import RunConfig
 from trpd_agents.distributed import World
-from trpd_agents.errors import RunError
+from trpd_agents.errors import EnvironmentFailure, RunError, UserError
 from trpd_agents.learner import Learner
 from trpd_agents.metrics import MetricsWriter
 from trpd_agents.models import LanguageModel
 from trpd_agents.run_directory import RunDirectory
 from trpd_agents.stopwatch import Stopwatch
 from trpd_agents.storage import write_trajectories
+from trpd_agents.textenv.blame import blame
 from trpd_agents.trajectory import Trajectory
 
 PHASES = ("rollout", "score", "credit", "update")
@@ -77,6 +78,8 @@ def record(
         if world.rank == 0:
             with stored(directory, f"the trajectories of step {step}"):
                 write_trajectories(directory.path / "trajectories" / f"step-{step:06d}.parquet", trajectories)
+        if writer is not None:
+            writer.show(step, trajectories)
 
 
 def save(
@@ -102,6 +105,24 @@ def save(
             config.training.keep_checkpoints,
             config.model_dump(mode="json"),
         )
+
+
+@contextmanager
+def working(directory: RunDirectory, who: str, step: int) -> Iterator[None]:
+    """Within the block `who` does its part of the `step`-th update.
+
+    Raises:
+        RunError: it raised what says nothing to a user; a line of code is named.
+    """
+    try:
+        yield
+    except (UserError, RunError, EnvironmentFailure):
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{who} failed in step {step}: {blame(error)}. All that was written before is whole; once that is mended, "
+            f"go on with: trpd train --resume {directory.path}"
+        ) from error
 
 
 @contextmanager

@@ -55,14 +55,16 @@ class RunDirectory:
                 "with --run-dir"
             )
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        directory = cls(path)
+        directory._made = missing
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_text(path / "config.yaml", config)
+            directory.write_json("versions.json", _versions())
         except OSError as error:
-            raise UserError(f"run directory {path} cannot be written: {error}") from error
-        directory = cls(path)
-        directory._made = missing
-        directory.write_json("versions.json", _versions())
+            with contextlib.suppress(OSError):
+                directory.discard()
+            raise directory.not_writable(error) from error
         return directory
 
     @classmethod
@@ -87,6 +89,10 @@ class RunDirectory:
         with contextlib.suppress(OSError):  # another run has begun in one of the folders above
             for folder in self._made:
                 folder.rmdir()
+
+    def not_writable(self, error: OSError) -> UserError:
+        reason = error.strerror or error
+        return UserError(f"run directory {self.path} cannot be written: {reason}; make room, or the directory writable")
 
     def write_json(self, name: str, data: Any) -> None:
         write_text(self.path / name, json.dumps(data, indent=2) + "\n")
@@ -129,12 +135,15 @@ class RunDirectory:
         """Within the block no other process may have the run. The lock goes with the process, however it ends.
 
         Raises:
-            UserError: another process has it.
+            UserError: another process has it, or it cannot be written.
         """
         if fcntl is None:  # no such locks on this platform
             yield
             return
-        file = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            file = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise self.not_writable(error) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,8 +158,10 @@ class RunDirectory:
                     "directory of its own"
                 ) from None
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            try:
+                os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+            except OSError as error:
+                raise self.not_writable(error) from error
             try:
                 yield
             finally:

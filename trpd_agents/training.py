@@ -21,6 +21,7 @@ from trpd_agents.atomic import write_text
 from trpd_agents.checkpointing import Batch, Boundary, LoopState, at_boundary
 from trpd_agents.config import RunConfig, dump_config, load_config
 from trpd_agents.config.changes import require_meant
+from trpd_agents.config.trust import trusted_models
 from trpd_agents.counter_rng import uniform
 from trpd_agents.credit import Credit, assign_credit
 from trpd_agents.credit.config import Rule, Thresholds
@@ -28,6 +29,7 @@ from trpd_agents.credit.curriculum import deepens, turn_cap
 from trpd_agents.dialogue import end_ids
 from trpd_agents.distributed import World, launch
 from trpd_agents.errors import RunError, UserError
+from trpd_agents.histograms import histograms
 from trpd_agents.interrupt import Interrupted, StopRequest, stop_on_signal
 from trpd_agents.learner import Learner
 from trpd_agents.learner.correction import correct, seen_by_trainer
@@ -44,7 +46,7 @@ from trpd_agents.preparation import (
     resume,
 )
 from trpd_agents.progress import Progress
-from trpd_agents.recording import account, headline, record, save, stored
+from trpd_agents.recording import account, headline, record, save, stored, working
 from trpd_agents.rollout import Collector, Episode, Limits, Sampling, make_guide
 from trpd_agents.rollout.open_engine import max_gap
 from trpd_agents.rollout.weight_probe import WeightProbe, openings
@@ -53,6 +55,7 @@ from trpd_agents.stopwatch import Stopwatch
 from trpd_agents.teacher.cached import cache_figures
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.textenv.preflight import check_environment
+from trpd_agents.trackers import check_trackers
 from trpd_agents.trajectory import ScoredBatch, Trajectory, pad_scored
 
 Here = TypeVar("Here")
@@ -93,11 +96,11 @@ def train(
     progress = Progress(quiet)
     with contextlib.ExitStack() as held:
         started = RunDirectory.open(Path(resume)) if resume is not None else None
+        changed: list[str] = []
         if started is not None:
             held.enter_context(started.locked())
-            for line in started.checkpoints.set_aside_damaged():
-                progress.say(line)
-            _compare_settings(config, started, may_differ, progress)
+            changed = _changed_settings(config, started, may_differ)
+        check_trackers(config.tracking)
         check_models(config, started)
         check_environment(EnvSpec(config.env.id, config.env.kwargs), max_turns=config.env.max_turns)
         directory = started or RunDirectory.create(
@@ -105,24 +108,28 @@ def train(
         )
         if started is None:
             held.enter_context(directory.locked())
+        for line in directory.checkpoints.set_aside_damaged():
+            progress.say(line)
+        if changed:
+            progress.say(f"going on with other settings: {', '.join(changed)}")
+            with stored(directory, "config.yaml"):
+                write_text(directory.path / "config.yaml", dump_config(config))
         return _launch(config, directory, started is None, progress)
 
 
-def _compare_settings(
-    config: RunConfig, started: RunDirectory, may_differ: Collection[str], progress: Progress
-) -> None:
-    """Refuse settings that are others than the run's unless they are meant; note those that are."""
+def _changed_settings(config: RunConfig, started: RunDirectory, may_differ: Collection[str]) -> list[str]:
+    """What is other than in the run's checkpoint. Raises UserError unless it is meant to be."""
     checkpoint = started.checkpoints.newest()
-    if checkpoint is not None and checkpoint.config is not None:
-        changed = require_meant(checkpoint.config, config.model_dump(mode="json"), may_differ)
-        if changed:
-            progress.say(f"going on with other settings: {', '.join(changed)}")
-            write_text(started.path / "config.yaml", dump_config(config))
+    if checkpoint is None or checkpoint.config is None:
+        return []
+    return require_meant(checkpoint.config, config.model_dump(mode="json"), may_differ)
 
 
 def _launch(config: RunConfig, directory: RunDirectory, is_new: bool, progress: Progress) -> dict[str, Any]:
     payload = {"config": config.model_dump(mode="json"), "run_dir": str(directory.path.resolve())}
     progress.say(f"run directory: {directory.path}")
+    if trusted := trusted_models(config):
+        progress.say(f"trust_remote_code: Python code that comes with the model is run: {', '.join(trusted)}")
     with stop_on_signal(progress.say) as stop:
         try:
             return launch(
@@ -152,7 +159,7 @@ def _run(
     watch = Stopwatch()
     with contextlib.ExitStack() as opened:
         ready = prepare(world, config, directory, progress, watch, opened)
-        return _loop(world, config, directory, progress, stop, watch, ready)
+        return _loop(world, config, directory, progress, stop, watch, ready, opened)
 
 
 def _loop(
@@ -163,6 +170,7 @@ def _loop(
     stop: StopRequest,
     watch: Stopwatch,
     ready: Ready,
+    opened: contextlib.ExitStack,
 ) -> dict[str, Any]:
     method, budget = config.credit.method, config.training
     student, engine, max_turns = ready.student, ready.engine, ready.max_turns
@@ -184,7 +192,7 @@ def _loop(
     writer = None
     if world.rank == 0:
         with stored(directory, "metrics"):
-            writer = MetricsWriter(directory, loop.step)
+            writer = opened.enter_context(MetricsWriter(config, directory, loop.step, progress.say))
         directory.checkpoints.forget_best_after(loop.step)
         if loop.step == 0:
             with stop.held():
@@ -203,7 +211,7 @@ def _loop(
     ) -> tuple[list[Trajectory], ScoredBatch, Credit, dict[str, Any]]:
         """Everything between playing and the next weights: what was learned from, its credit, and figures."""
         trajectories = usable(world, batch.played)
-        with watch("score"):
+        with watch("score"), working(directory, "the teacher", loop.step + 1):
             for trajectory, scores in zip(trajectories, teacher.score(trajectories), strict=True):
                 trajectory.scores = scores
             gap = {"sampler_gap": probe.sampled(trajectories)} if not budget.staleness else {}
@@ -246,7 +254,7 @@ def _loop(
             figures: dict[str, Any] = step_figures(world, batch.played, trajectories, credit)
             figures |= {"environment_steps": now.environment_steps, "turn_cap": batch.cap, **by_turn.figures()}
             figures |= {"sampler_gap": pushed, **update}
-            figures |= cache_figures(world, teacher)
+            figures |= histograms(world, scored, credit) | cache_figures(world, teacher)
             figures |= account(watch, figures, batch.seconds)
             record(world, config, directory, writer, now.step, figures, batch.played)
             shown.update(now.step if budget.steps else now.environment_steps, headline(figures))
@@ -265,7 +273,8 @@ def _loop(
             if world.rank == 0 and (best is None or found.success_rate.mean > best[1]):
                 if saved != now.step:
                     save(config, directory, boundary, student, learner, watch)
-                directory.checkpoints.mark_best(now.step, found.success_rate.mean)
+                with stored(directory, "which checkpoint is the best"):
+                    directory.checkpoints.mark_best(now.step, found.success_rate.mean)
         return now
 
     with progress.phase(f"distil: {config.credit.preset}", budget.steps or budget.environment_steps or 0) as shown:
@@ -296,8 +305,6 @@ def _loop(
             where = stand(config, boundary.loop)
             raise Interrupted(f"abandoned what it was doing after {where}; {go_on(directory)}") from None
     stop.in_step = False
-    if writer is not None:
-        writer.close()
     return conclude(world, config, directory, progress, ready, loop, watch)
 
 

@@ -348,9 +348,13 @@ def test_a_run_is_never_overwritten_and_a_damaged_one_never_continued(recipe: Pa
     state = finished / "checkpoints" / "step-000001" / "state.pt"
     whole = state.read_bytes()
     state.write_bytes(whole[: len(whole) // 2])
-    wanted = ["state.pt is damaged", f"found {len(whole) // 2} bytes", f"wanted {len(whole)} bytes", "step-000000"]
-    refused("train", "--resume", finished, wanted=wanted)
+    other = finished / "checkpoints" / "step-000000" / "manifest.json"
+    manifest = other.read_bytes()
+    other.write_bytes(b"")
+    wanted = ["no checkpoint", "state.pt is damaged", f"found {len(whole) // 2} bytes", f"wanted {len(whole)} bytes"]
+    refused("train", "--resume", finished, wanted=[*wanted, "step-000000: its manifest.json", "put back"])
     state.write_bytes(whole)
+    other.write_bytes(manifest)
 
     wanted = ["rollout.max_tokens=4096", "lower it"]
     refused("train", "--resume", finished, "training.steps=2", "rollout.max_tokens=4096", wanted=wanted)

@@ -117,7 +117,7 @@ def test_what_environments_write_cannot_command_the_terminal() -> None:
     _, out, _ = play("env.py:Loud", lines="red \x1b[31m\n")
     assert "start" in out and "you said red" in out and not set(out) & set("\x1b\x07\u202e")
     assert printable("a\tb\nc é 漢 👩‍👩‍👧\r\n") == "a\tb\nc é 漢 👩‍👩‍👧\n"
-    assert printable("\x9b31m\ud800\x00\r\u2066") == "\ufffd31m" + "\ufffd" * 4
+    assert printable("\x9b31m\ud800\x00\r\u2066") == "⟨U+009B⟩31m⟨U+D800⟩␀␍⟨U+2066⟩"
 
 
 def test_an_environment_that_fails_is_told_and_what_was_played_is_kept() -> None:

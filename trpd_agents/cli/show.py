@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from trpd_agents.safe_text import visible
+
 
 def show_table(rows: Sequence[Mapping[str, str]]) -> None:
     """A table with the keys of the rows as its heading; the first column is never cut.
@@ -20,7 +22,7 @@ def show_table(rows: Sequence[Mapping[str, str]]) -> None:
         columns[0].min_width = max(len(row[names[0]]) for row in rows)
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(row[name]) for name in names))
+        table.add_row(*(Text(visible(row[name])) for name in names))
     terminal = Console(highlight=False)
     console = terminal if terminal.is_terminal else Console(highlight=False, width=1_000)
     console.print(table)

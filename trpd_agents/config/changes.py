@@ -24,6 +24,7 @@ FREE = (
     "env.workers",
     "env.step_seconds",
     "env.memory_mb",
+    "tracking",
 )
 
 

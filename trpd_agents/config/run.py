@@ -19,6 +19,7 @@ from trpd_agents.config.sections import (
     TrainingConfig,
 )
 from trpd_agents.config.teachers import TeacherConfig
+from trpd_agents.config.tracking import TrackingConfig
 
 
 class RunConfig(Section):
@@ -33,6 +34,7 @@ class RunConfig(Section):
     learner: LearnerConfig
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
     report: bool = True  # `trpd train` writes it when it ends; see `trpd report`
 
     @property

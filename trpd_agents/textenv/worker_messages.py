@@ -87,7 +87,8 @@ def pack_step(step: Step) -> tuple[Any, ...]:
 
 def unpack_step(packed: Sequence[Any]) -> Step:
     *told, endings = packed
-    return Step(*told, None if endings is None else tuple(tuple(ending) for ending in endings))
+    told.append(None if endings is None else tuple(tuple(ending) for ending in endings))
+    return Step(*told)
 
 
 def pack_opening(opening: Opening) -> tuple[Any, ...]:
@@ -114,8 +115,8 @@ def registration_of(spec: EnvSpec) -> str | None:
     """
     if not _survives(spec.kwargs):
         raise UserError(
-            f"environment {spec.id!r}: arguments are sent to worker processes as JSON, which {spec.kwargs!r:.200} would "
-            "not survive; use text, numbers, true, false, null, lists and mappings with text as keys, or set "
+            f"environment {spec.id!r}: arguments are sent to worker processes as JSON, which {spec.kwargs!r:.200} "
+            "would not survive; use text, numbers, true, false, null, lists and mappings with text as keys, or set "
             "env.workers to 0"
         )
     registered = gymnasium.registry.get(spec.id)
