@@ -158,6 +158,8 @@ def test_mistakes_in_the_method(recipe: Path, override: str, expected: str) -> N
         ("rollout.top_p=0.9", "rollout.top_p: truncated sampling is refused"),
         ("rollout.temperature=0.7", "rollout.temperature: training samples at temperature 1"),
         ("env.max_turn=3", "env.max_turn: unknown key; did you mean 'max_turns'?"),
+        ("env.workers=many", "env.workers: 'auto' or a whole number of at least 0 wanted, found 'many'"),
+        ("env.workers=true", "env.workers: 'auto' or a whole number of at least 0 wanted, found True"),
         ("lr=0.1", "lr: unknown key; did you mean 'learner.lr'?"),
         (
             "teacher.kind=locl",

@@ -16,13 +16,21 @@ from trpd_agents.config.lora import LoraConfig
 from trpd_agents.config.problems import Problems
 
 
+def _worker_count(value: object) -> object:
+    """`value` if it is one. Raises ValueError: a union's own message would name both of its members."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError(f"'auto' or a whole number of at least 0 wanted, found {value!r}")
+
+
 class EnvConfig(Section):
     """Which environment is played: a registered id, `module:Id-v0` or `path/file.py:Class`, with keyword arguments."""
 
     id: Name
     kwargs: dict[str, Any] = Field(default_factory=dict)
     max_turns: Count | None = None  # None: the environment's own limit
-    workers: Literal["auto"] | Natural = "auto"  # processes; 0: none; auto: unless it declares that it needs none
+    # processes; 0: none; auto: unless it declares that it needs none
+    workers: Annotated[Literal["auto"] | int, BeforeValidator(_worker_count)] = "auto"
     step_seconds: Positive = 10.0  # for one reset or step
     memory_mb: Count | None = 4096  # that the data of one worker may take, MiB
 
