@@ -7,7 +7,9 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -120,3 +122,19 @@ def serve() -> Iterator[Callable[..., Any]]:
     yield start
     for server in made:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def runs() -> ModuleType:
+    """tests/report_runs.py."""
+    spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("report_runs.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def make_run(runs: ModuleType, tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[..., Path]:
+    """`make_run(name, {step: episodes}, config=..., rows=..., evaluations=..., finished=...)`: a run's directory."""
+    return partial(runs.make_run, tmp_path, tokenizer)

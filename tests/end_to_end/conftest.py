@@ -1,8 +1,10 @@
-"""A run of a tiny student, to be changed in any section."""
+"""A run of a tiny student, to be changed in any section, and a disk that is soon full."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,3 +35,15 @@ def configure(model_directory) -> Configure:
         return parse_config(sections)
 
     return build
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """8 MiB, of a real file system."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting needs more rights: {mounted.stderr.decode().strip()}")
+    yield path
+    subprocess.run(["umount", path], check=True)

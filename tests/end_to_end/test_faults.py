@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,18 +181,6 @@ def test_a_teacher_whose_scores_are_all_broken_teaches_nothing(short, tmp_path, 
 
 
 # Directories
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """8 MiB, of a real file system."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"mounting needs more rights: {mounted.stderr.decode().strip()}")
-    yield path
-    subprocess.run(["umount", path], check=True)
 
 
 def fill(disk: Path, leave: int = 0) -> None:

@@ -6,9 +6,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,26 +190,14 @@ def test_two_runs_in_one_directory_are_refused(finished, configure, tmp_path):
 # Disks
 
 
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """4 MiB, of a real file system."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"mounting needs more rights: {mounted.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
-def test_a_full_disk_stops_the_run_and_loses_nothing(finished, configure, small_disk, monkeypatch):
-    config, path = configure(**EVERY), small_disk / "run"
-    filler = small_disk / "filler"
+def test_a_full_disk_stops_the_run_and_loses_nothing(finished, configure, disk, monkeypatch):
+    config, path = configure(**EVERY), disk / "run"
+    filler = disk / "filler"
     record = training.record
 
     def recorded(*arguments: Any) -> None:
         if arguments[4] == 4:  # room for the step's line and its episodes, not for a checkpoint
-            free = shutil.disk_usage(small_disk).free
+            free = shutil.disk_usage(disk).free
             filler.write_bytes(bytes(free - 200_000))
         record(*arguments)
 
