@@ -26,6 +26,7 @@ import torch
 import transformers
 
 import trpd_agents
+from trpd_agents.batching import CPU_BUDGET
 
 HELPERS = Path(__file__).parent / "against_trl"
 sys.path.append(str(HELPERS))
@@ -64,6 +65,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=positive, default=32, help="in one step")
     parser.add_argument("--action-tokens", type=positive, default=16, help="sampled in one turn")
     parser.add_argument("--answer-words", type=positive, default=5, help="that the tool answers with")
+    parser.add_argument(
+        "--trl-micro-batch", type=positive, default=16_384, metavar="TOKENS", help="at most so many in one of TRL's"
+    )
     parser.add_argument("--out", type=Path, help="also write the tables into this Markdown file")
     arguments = parser.parse_args()
     try:
@@ -100,6 +104,7 @@ def compare(arguments: argparse.Namespace) -> str:
                 answer_words=arguments.answer_words,
                 prompt_tokens=sizes["prompt_tokens"],
                 observation_tokens=sizes["observation_tokens"],
+                trl_micro_batch=arguments.trl_micro_batch,
             )
             for turns in arguments.turns
         ]
@@ -290,7 +295,7 @@ def told(arguments: argparse.Namespace) -> list[str]:
     return [
         *["--trl-python", "TRL/bin/python", "--turns", *map(str, arguments.turns), "--rounds", str(arguments.rounds)],
         *["--episodes", str(arguments.episodes), "--action-tokens", str(arguments.action_tokens)],
-        *["--answer-words", str(arguments.answer_words)],
+        *["--answer-words", str(arguments.answer_words), "--trl-micro-batch", str(arguments.trl_micro_batch)],
     ]
 
 
@@ -302,8 +307,9 @@ def notes(sizes: dict[str, int], arguments: argparse.Namespace, same_libraries: 
         f"tokenizer and chat template, the tool and its answers, {sizes['prompt_tokens']} tokens of prompt, "
         f"{arguments.action_tokens} sampled tokens a turn, {sizes['observation_tokens']} tokens between two actions, "
         "fp32, sampling at temperature 1 from the whole distribution, the exact reverse KL over the vocabulary, AdamW "
-        "at the same learning rate, gradient clipping at 1, one optimiser step for all episodes, at most 16,384 "
-        "tokens in a micro-batch, no activation checkpointing. The losses agree to within sampling noise.",
+        "at the same learning rate, gradient clipping at 1, one optimiser step for all episodes, no "
+        "activation checkpointing. The losses agree to within sampling noise. Micro-batches have at most "
+        f"{CPU_BUDGET:,} tokens here, as by default on a CPU, and {arguments.trl_micro_batch:,} in TRL.",
         "",
         "The models write a valid call of exactly that length because their embeddings were laid out so, not because "
         "anything forces them while they sample; neither side pays for it.",

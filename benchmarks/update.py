@@ -27,6 +27,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trpd_agents.batching import pick_token_budget
 from trpd_agents.config import LearnerConfig
 from trpd_agents.credit import CreditConfig, assign_credit
 from trpd_agents.learner import Learner
@@ -106,7 +107,7 @@ def peak_bytes(work: Callable[[], object], device: str) -> int:
 
 def measure(name: str, shared: bool, rounds: int, device: str) -> list[str]:
     lm, episodes = random_model(name, device), conversations(shared)
-    budget = LearnerConfig(lr=1e-3).token_budget
+    budget = pick_token_budget(LearnerConfig(lr=1e-3).token_budget, lm.device)
     teacher, method = LocalTeacher(lm, token_budget=budget), CreditConfig()
     for trajectory, scores in zip(episodes, teacher.score(episodes), strict=True):
         trajectory.scores = scores

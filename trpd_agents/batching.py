@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
+
+CPU_BUDGET = 2048  # what the layers of a small model make of so many tokens stays in a processor's cache
+BUDGET = 16_384
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -41,6 +45,13 @@ def packed_batches(sequences: Sequence[np.ndarray], token_budget: int) -> list[l
         groups[-1].append(i)
         room -= len(sequences[i])
     return groups
+
+
+def pick_token_budget(budget: int | Literal["auto"], device: torch.device) -> int:
+    """How many tokens to put into a micro-batch on `device`: `budget` itself, unless it is left to us."""
+    if budget != "auto":
+        return budget
+    return CPU_BUDGET if device.type == "cpu" else BUDGET
 
 
 def pad_ids(sequences: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:

@@ -26,6 +26,7 @@ class Task:
     answer_words: int
     prompt_tokens: int
     observation_tokens: int  # between two actions, template included
+    trl_micro_batch: int  # tokens; our side has its own default
 
     @property
     def conversation_tokens(self) -> int:

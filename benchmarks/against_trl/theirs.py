@@ -19,8 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, T
 from trl import DistillationConfig, DistillationTrainer
 from trl.chat_template_utils import qwen3_template
 
-TOKEN_BUDGET = 16_384  # tokens of a micro-batch, as our side's default
-
 
 class Clocked(DistillationTrainer):
     """The trainer, with `seconds` by part and `counts` of the current step."""
@@ -128,7 +126,7 @@ def prompt(seed: int) -> list[dict[str, str]]:
 def configuration(task: Task, directory: str) -> DistillationConfig:
     """The trainer's defaults, but for what has to equal our side's and for what would slow a small model on a CPU."""
     divisors = [n for n in range(1, task.episodes + 1) if task.episodes % n == 0]
-    micro_batch = max((n for n in divisors if n * task.conversation_tokens <= TOKEN_BUDGET), default=1)
+    micro_batch = max((n for n in divisors if n * task.conversation_tokens <= task.trl_micro_batch), default=1)
     return DistillationConfig(
         output_dir=directory,
         per_device_train_batch_size=micro_batch,

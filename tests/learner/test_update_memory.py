@@ -242,7 +242,7 @@ def test_an_update_that_never_fits_says_what_to_lower(make_lm, teacher):
     credit = assign_credit(pad_scored(made), METHODS["opd"])
     with pytest.warns(RuntimeWarning), pytest.raises(RunError) as raised:
         learner.update(made, credit, METHODS["opd"], teacher, progress=0.0)
-    for words in ("in the update", "8192 tokens", "learner.token_budget (16384)", "activation_checkpointing=true"):
+    for words in ("in the update", "1024 tokens", "learner.token_budget (2048)", "activation_checkpointing=true"):
         assert words in str(raised.value)
     assert "\n" not in str(raised.value)
 

@@ -17,6 +17,7 @@ import numpy as np
 from trpd_agents.audit.masks import Judgement, judge, mask, mean
 from trpd_agents.audit.signals import turn_signals
 from trpd_agents.audit.truth import Turns, label_turns
+from trpd_agents.batching import pick_token_budget
 from trpd_agents.config import LocalTeacherConfig, ModelConfig, RunConfig
 from trpd_agents.credit import PRESETS, CreditConfig
 from trpd_agents.dialogue import end_ids
@@ -99,7 +100,8 @@ def audit(
 
     played, failed = _play(student_lm, config, env, episodes, first, max_turns, progress)
     top_k = max((m.forward_kl.top_k for m in asked.values() if m.forward_kl is not None), default=0)
-    teacher = LocalTeacher(teacher_lm, top_k=top_k, entropy=True, token_budget=config.learner.token_budget)
+    budget = pick_token_budget(config.learner.token_budget, teacher_lm.device)
+    teacher = LocalTeacher(teacher_lm, top_k=top_k, entropy=True, token_budget=budget)
     progress.say("teacher: scores every token")
     for trajectory, scores in zip(played, teacher.score(played), strict=True):
         trajectory.scores = scores
@@ -111,7 +113,7 @@ def audit(
             teacher_lm.tokenizer,
             max_new_tokens=config.rollout.max_new_tokens,
             end_ids=frozenset(end_ids(teacher_lm.tokenizer)),
-            token_budget=config.learner.token_budget,
+            token_budget=budget,
             on_done=shown.update,
         )
     found = turn_signals(played)

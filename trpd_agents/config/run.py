@@ -70,10 +70,11 @@ class RunConfig(Section):
                 "the learning rate would never be reached"
             )
             problems.append(("learner.warmup_steps", message))
-        if self.rollout.max_tokens > self.learner.token_budget:
+        budget = self.learner.token_budget
+        if budget != "auto" and self.rollout.max_tokens > budget:
             message = (
-                f"at least rollout.max_tokens ({self.rollout.max_tokens}) wanted, found {self.learner.token_budget}: "
-                "the longest trajectory would not fit into a micro-batch"
+                f"at least rollout.max_tokens ({self.rollout.max_tokens}) wanted, found {budget}: the longest "
+                "trajectory would not fit into a micro-batch; or set it to auto"
             )
             problems.append(("learner.token_budget", message))
         if self.rollout.engine.kind != "transformers" and self.training.ranks > 1:

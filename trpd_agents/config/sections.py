@@ -106,7 +106,7 @@ class LearnerConfig(Section):
     warmup_steps: Natural = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     grad_clip: Positive = 1.0
-    token_budget: Count = 16_384  # tokens per micro-batch
+    token_budget: Count | Literal["auto"] = "auto"  # tokens per micro-batch; auto: 2,048 on a CPU, 16,384 elsewhere
     activation_checkpointing: Flag = False  # compute layers a second time instead of keeping what they computed
     lora: LoraConfig | None = None  # train adapters; None: all weights
     epochs_per_batch: Count = 1  # passes over a batch of episodes

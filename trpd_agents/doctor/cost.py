@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from trpd_agents.batching import position_chunk
+from trpd_agents.batching import pick_token_budget, position_chunk
 from trpd_agents.credit import assign_credit
 from trpd_agents.doctor.episodes import Played
 from trpd_agents.doctor.finding import Check, Finding, error, ok, warning
@@ -36,8 +36,9 @@ def _memory(played: Played) -> Finding:
     cache = 2 * text.num_hidden_layers * heads * width * config.rollout.max_tokens * here * lm.model.dtype.itemsize
     # A layer keeps about this many values per token for the backward pass; and the head's chunk, with its gradient.
     per_token = text.hidden_size * 2 if config.learner.activation_checkpointing else text.hidden_size * 16
-    activations = config.learner.token_budget * text.num_hidden_layers * per_token * 4
-    head = 3 * min(position_chunk(lm.vocab_size), config.learner.token_budget) * lm.vocab_size * 4
+    budget = pick_token_budget(config.learner.token_budget, lm.device)
+    activations = budget * text.num_hidden_layers * per_token * 4
+    head = 3 * min(position_chunk(lm.vocab_size), budget) * lm.vocab_size * 4
     parts = {"weights": weights, "optimiser": optimizer, "KV cache": cache, "update": activations + head}
     needed = sum(parts.values()) * config.training.ranks
     free = _memory_of(lm.device)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from trpd_agents.batching import pick_token_budget
 from trpd_agents.config import LearnerConfig
 from trpd_agents.config.correction import CorrectionConfig
 from trpd_agents.credit import Credit, CreditConfig
@@ -42,7 +43,8 @@ def seen_by_trainer(
     if config.correction.kind == "none":
         return trajectories
     positions = [np.flatnonzero(t.authored("student") & np.isfinite(t.logprobs)) for t in trajectories]
-    scores = score_tokens(lm, [t.tokens for t in trajectories], positions, token_budget=config.token_budget)
+    budget = pick_token_budget(config.token_budget, lm.device)
+    scores = score_tokens(lm, [t.tokens for t in trajectories], positions, token_budget=budget)
     seen = []
     for trajectory, at, score in zip(trajectories, positions, scores, strict=True):
         logprobs = np.full_like(trajectory.logprobs, np.nan)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from trpd_agents.batching import position_chunk
+from trpd_agents.batching import pick_token_budget, position_chunk
 from trpd_agents.config import LearnerConfig
 from trpd_agents.credit import Credit, CreditConfig
 from trpd_agents.distributed import World
@@ -49,7 +49,7 @@ class Learner:
             self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
         )
         self.autocast = pick_autocast(config.dtype, lm.device)
-        self.token_budget = config.token_budget
+        self.token_budget = pick_token_budget(config.token_budget, lm.device)
         if config.activation_checkpointing and not lm.model.supports_gradient_checkpointing:
             raise UserError(
                 f"learner.activation_checkpointing: {type(lm.model).__name__} ({lm.ref!r}) cannot do it; set it to "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trpd_agents.batching import pick_token_budget
 from trpd_agents.config import (
     HintedTeacherConfig,
     OracleTeacherConfig,
@@ -110,7 +111,7 @@ def teacher_of(
             teacher = LocalTeacher(teachers[name], token_budget=budget, **asked)
         return with_cache(teacher, section, asked, tokenizer=student.tokenizer, device=student.device)
 
-    method, budget = config.credit.method, config.learner.token_budget
+    method, budget = config.credit.method, pick_token_budget(config.learner.token_budget, student.device)
     asked: dict[str, Any] = {
         "top_k": config.top_k,
         "entropy": isinstance(method.outlier, EntropyOutliers),
