@@ -158,11 +158,11 @@ def test_other_architectures_give_the_same(tokenizer, kind):
 
 def test_a_model_whose_attention_cannot_be_replaced_is_padded(make_lm, monkeypatch):
     lm = make_lm(0)
-    lm.model._supports_attention_backend = False
-    assert not lm.packs
-    eager = make_lm(0)
-    eager.model.config._attn_implementation = "eager"
-    assert not eager.packs
+    monkeypatch.setattr(lm.model.model.layers[1].self_attn, "forward", lambda hidden_states, **_: (hidden_states, None))
+    assert not lm.packs and not lm.caches and lm.model.config._attn_implementation == "sdpa"
+    kernels = make_lm(0)
+    kernels.model.config._attn_implementation = "flash_attention_2"
+    assert not kernels.packs and not kernels.caches
 
 
 def test_a_model_that_comes_out_wrong_when_packed_is_padded(make_lm, monkeypatch):
@@ -182,17 +182,58 @@ def test_a_saved_model_does_not_name_our_attention(make_lm, tmp_path):
     assert ATTENTION not in (tmp_path / "config.json").read_text()
 
 
-def test_the_variable_length_kernel_is_given_what_it_asks_for(monkeypatch):
+def layer(row: packing.Packed) -> tuple[torch.nn.Module, list[torch.Tensor]]:
+    """A layer whose four heads share two keys, and its query, key and value for `row`."""
+    module = torch.nn.Module()
+    module.num_key_value_groups = 2
+    return module, [torch.randn(1, heads, row.ids.shape[1], 8) for heads in (4, 2, 2)]
+
+
+def by_definition(parts, columns, window, softcap, sinks) -> torch.Tensor:
+    """`[T, A, D]`: attention within the sequence at `columns`, token by token."""
+    query, key, value = (x[0][:, columns] for x in parts)
+    key, value = (x.repeat_interleave(2, dim=0) for x in (key, value))
+    found = []
+    for t in range(query.shape[1]):
+        seen = slice(0 if window is None else max(0, t - window + 1), t + 1)
+        logits = torch.einsum("ad,akd->ak", query[:, t], key[:, seen]) * 0.3
+        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        weights = logits.exp()
+        total = weights.sum(-1, keepdim=True) + (0 if sinks is None else sinks.exp()[:, None])
+        found.append(torch.einsum("ak,akd->ad", weights / total, value[:, seen]))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("queries", [3, 256])
+@pytest.mark.parametrize("window", [None, 1, 6, 30, 1000])
+@pytest.mark.parametrize("kind", ["plain", "capped", "with sinks"])
+def test_attention_is_what_it_is_defined_as(monkeypatch, window, kind, queries):
+    monkeypatch.setattr(packing, "QUERIES", queries)
+    row = pack(TOGETHER)
+    module, parts = layer(row)
+    softcap, sinks = (0.7 if kind == "capped" else None), (torch.randn(4) if kind == "with sinks" else None)
+    how = {"scaling": 0.3, "sliding_window": window, "softcap": softcap, "s_aux": sinks}
+    found, _ = packed_attention(module, *parts, None, segments=row.segments, **how)
+    for columns in row.columns:
+        wanted = by_definition(parts, columns, window, softcap, sinks)
+        assert torch.allclose(found[0, columns], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_the_variable_length_kernel_is_given_what_it_asks_for(monkeypatch, window):
     """A plain stand-in for it, after its documentation, against the calls per sequence."""
 
     def stand_in(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
-        assert window_size == (-1, 0) and enable_gqa and cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+        before, after = window_size
+        assert after == 0 and enable_gqa and cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
         found = []
         for i in range(len(cu_seq_q) - 1):
             q = query[cu_seq_q[i] : cu_seq_q[i + 1]]
             k, v = (x[cu_seq_k[i] : cu_seq_k[i + 1]].repeat_interleave(2, dim=1) for x in (key, value))
             assert 0 < len(q) <= max_q and len(k) <= max_k
             seen = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))  # aligned at the end
+            if before >= 0:
+                seen = seen.triu(len(k) - len(q) - before)
             weight = torch.einsum("qhd,khd->hqk", q, k) * scale
             found.append(torch.einsum("hqk,khd->qhd", weight.masked_fill(~seen, -torch.inf).softmax(-1), v))
         return torch.cat(found)
@@ -200,10 +241,8 @@ def test_the_variable_length_kernel_is_given_what_it_asks_for(monkeypatch):
     monkeypatch.setattr(packing, "varlen_attn", stand_in)
     for sequences in (APART, TOGETHER):
         row = pack(sequences)
-        R = row.ids.shape[1]
-        query, key, value = torch.randn(1, 4, R, 8), torch.randn(1, 2, R, 8), torch.randn(1, 2, R, 8)
-        module = torch.nn.Module()
-        module.num_key_value_groups = 2
-        wanted, _ = packed_attention(module, query, key, value, None, scaling=0.3, segments=row.segments)
-        found = packing._variable_length(query, key, value, 0.3, row.segments)
+        module, (query, key, value) = layer(row)
+        how = {"scaling": 0.3, "sliding_window": window}
+        wanted, _ = packed_attention(module, query, key, value, None, segments=row.segments, **how)
+        found = packing._variable_length(query, key, value, 0.3, window, row.segments)
         assert torch.allclose(found, wanted, atol=1e-5)

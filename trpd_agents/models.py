@@ -24,9 +24,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from trpd_agents.batching import micro_batches, packed_batches, pad_ids
+from trpd_agents.conversation_cache import ConversationCache
 from trpd_agents.errors import UserError
+from trpd_agents.feeding import ATTENTION as BY_CONVERSATION
+from trpd_agents.feeding import Feed
 from trpd_agents.lora import adapted, save_merged
 from trpd_agents.packing import ATTENTION, pack
+from trpd_agents.probes import caches_right, packs_right, sees_as_told, using
 
 BUILTIN = "builtin:"
 
@@ -166,34 +170,29 @@ class LanguageModel:
 
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
         """Last hidden states `[B, T, H]` of right-padded `ids` `[B, T]`. Causal: padding on the right needs no mask."""
-        return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        states: torch.Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return states
+
+    @cached_property
+    def _attention_replaced(self) -> bool:
+        """Whether its attention may be ours: then all of its layers ask for it and say how far back they see."""
+        plain = self.model.config._attn_implementation in ("eager", "sdpa", ATTENTION)
+        return plain and sees_as_told(self)
 
     @cached_property
     def packs(self) -> bool:
-        """Whether sequences may share a row: the model lets its attention be replaced, and a probe comes out right."""
-        config = self.model.config
-        if config._attn_implementation not in ("sdpa", ATTENTION) or not self.model._supports_attention_backend:
+        """Whether sequences may share a row: its attention may be ours, and a trial comes out right."""
+        if not self._attention_replaced or not packs_right(self):
             return False
-        training = self.model.training
-        self.model.eval()
-        rng = np.random.default_rng(0)
-        probe = [rng.integers(0, self.vocab_size, n) for n in (19, 5, 24)]
-        probe.append(np.concatenate([probe[2][:20], probe[1]]))
-        with torch.inference_mode():
-            alone = [self.hidden(torch.from_numpy(ids)[None].to(self.device))[0] for ids in probe]
-            config._attn_implementation = ATTENTION
-            try:
-                states, columns = self._packed(probe)
-                same = all(
-                    torch.allclose(states[torch.from_numpy(at).to(self.device)], wanted, atol=1e-3, rtol=1e-3)
-                    for at, wanted in zip(columns, alone, strict=True)
-                )
-            except (TypeError, RuntimeError):  # its forward or its attention does not know what to do with `segments`
-                same = False
-        if not same:
-            config._attn_implementation = "sdpa"
-        self.model.train(training)
-        return same
+        self.model.config._attn_implementation = ATTENTION  # for good: a checkpointed layer runs again in the backward
+        return True
+
+    @cached_property
+    def caches(self) -> bool:
+        """Whether a `ConversationCache` can hold its conversations, see `extend`: keys and values are all that it
+        remembers of them, its attention may be ours, and a trial comes out right.
+        """
+        return self._attention_replaced and caches_right(self)
 
     def batches(self, sequences: Sequence[np.ndarray], token_budget: int) -> list[list[int]]:
         """Indices of `sequences` in groups for `encode`, of at most `token_budget` tokens as it encodes them.
@@ -210,26 +209,57 @@ class LanguageModel:
         common.
         """
         if self.packs:
-            return self._packed(sequences)
+            return self.encode_packed(sequences)
         ids = pad_ids(sequences, self.device)
         rows = [i * ids.shape[1] + np.arange(len(s)) for i, s in enumerate(sequences)]
         return self.hidden(ids).flatten(0, 1), rows
 
-    def _packed(self, sequences: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[np.ndarray]]:
+    def encode_packed(self, sequences: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[np.ndarray]]:
+        """What `encode` gives where the model `packs`."""
         row = pack(sequences, self.device)
-        # The implementation of `ATTENTION` reads `segments`; an empty mask of four axes keeps others from being made.
+        # The implementation of `ATTENTION` reads `segments`.
         found = self.model.base_model(
             input_ids=row.ids,
             position_ids=row.position_ids,
-            attention_mask=torch.empty(1, 1, 1, 0, dtype=torch.bool, device=self.device),
+            attention_mask=self._no_mask,
             use_cache=False,
             segments=row.segments,
         )
         return found.last_hidden_state[0], row.columns
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits `[..., V]` of hidden states `[..., H]`."""
-        return self.model.get_output_embeddings()(hidden)
+    def extend(self, ids: torch.Tensor, feed: Feed, cache: ConversationCache) -> torch.Tensor:
+        """Hidden states `[N, H]` of `ids` int64 `[N]`, which go into `cache` as `feed` says; the model `caches`."""
+        cache.expect(feed.rows, feed.columns, feed.width)
+        with using(self.model.config, BY_CONVERSATION):
+            found = self.model.base_model(
+                input_ids=ids[None],
+                position_ids=feed.columns[None],
+                attention_mask=self._no_mask,
+                past_key_values=cache.cache,
+                use_cache=True,
+                feed=feed,
+            )
+        hidden: torch.Tensor = found.last_hidden_state[0]
+        return hidden
+
+    @property
+    def _no_mask(self) -> torch.Tensor:
+        """An empty mask of four axes keeps transformers from making others."""
+        return torch.empty(1, 1, 1, 0, dtype=torch.bool, device=self.device)
+
+    def logits(self, hidden: torch.Tensor, head: torch.nn.Module | None = None) -> torch.Tensor:
+        """Logits `[..., V]` of hidden states `[..., H]`; with `head` in the place of the model's own."""
+        logits: torch.Tensor = (head or self.model.get_output_embeddings())(hidden)
+        # Few architectures change them after the head; `load_model` holds what it loads to this list.
+        config = self.model.config.get_text_config()
+        for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
+            if (factor := getattr(config, name, None)) is not None:
+                logits = logits * factor
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / divisor
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
+            logits = (logits / cap).tanh() * cap
+        return logits
 
     def save(self, directory: Path) -> None:
         """Write a plain transformers model: `AutoModelForCausalLM` and `AutoTokenizer` load it.
@@ -269,7 +299,12 @@ def read_outline(ref: str, trust_remote_code: bool = False) -> Outline:
         # Without files some tokenizer classes are made empty, and nobody says so.
         if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
             raise ValueError("it has no tokens")
-    return Outline(tokenizer, int(config.vocab_size), getattr(config, "max_position_embeddings", None))
+    context = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        # Beyond this, all of a sequence's tokens get other positions; those that are in a cache would keep theirs.
+        context = rope.get("original_max_position_embeddings", context)
+    return Outline(tokenizer, int(config.vocab_size), context)
 
 
 def load_model(
@@ -315,17 +350,20 @@ def _explained(ref: str, what: str, wanted: str) -> Iterator[None]:
 
 @torch.inference_mode()
 def _check_split(lm: LanguageModel) -> None:
-    """Some architectures scale or cap logits after the head, or slide their attention window; refuse them by name."""
-    kinds = set(getattr(lm.model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise UserError(
-            f"model {lm.ref!r} has {', '.join(sorted(kinds))} layers; only full-attention models are supported"
-        )
+    """Some architectures change their logits after the head in ways of their own, or have no head; refuse them by name.
+
+    Raises:
+        UserError: one of these.
+    """
     ids = torch.arange(8, device=lm.device).remainder(lm.vocab_size)[None]
-    whole = lm.model(input_ids=ids).logits
-    parts = lm.logits(lm.hidden(ids))
-    if not torch.allclose(whole.float(), parts.float(), atol=1e-3, rtol=1e-3):
+    whole = lm.model(input_ids=ids, use_cache=False).logits
+    try:
+        parts = lm.logits(lm.hidden(ids))
+        same = parts.shape == whole.shape and torch.allclose(whole.float(), parts.float(), atol=1e-3, rtol=1e-3)
+    except (AttributeError, TypeError, RuntimeError):
+        same = False
+    if not same:
         raise UserError(
-            f"model {lm.ref!r} ({type(lm.model).__name__}) changes its logits after the output head (scaling or "
-            "soft-capping); such architectures are not supported"
+            f"model {lm.ref!r} ({type(lm.model).__name__}) does not get its logits from its last hidden states by its "
+            "output head and a change that is known here; wanted an architecture of docs/models.md"
         )

@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedTokenizerBase
 
 from trpd_agents.config import ModelConfig, RolloutConfig
 from trpd_agents.errors import UserError
+from trpd_agents.models import LanguageModel
 from trpd_agents.rollout import Request, Sampling, TransformersEngine
 from trpd_agents.rollout.captured import Program, rounded
 from trpd_agents.rollout.open_engine import check_engine
@@ -41,12 +43,27 @@ def converse(engine: TransformersEngine, sampling: Sampling, conversations: int,
     return said
 
 
+def windowed(tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
+    """A model with sinks in its attention, and a window of 12 tokens in one of two layers."""
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    config = GptOssConfig(vocab_size=len(tokenizer), sliding_window=12, initializer_range=0.3, **shape, **heads)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GptOssForCausalLM(config).eval()
+        for layer in model.model.layers:
+            torch.nn.init.normal_(layer.self_attn.sinks)
+    return LanguageModel(model, tokenizer, "windowed")
+
+
+@pytest.mark.parametrize("kind", ["plain", "windowed"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_replaying_gives_what_the_plain_pass_gives(make_lm, ends, temperature):
+def test_replaying_gives_what_the_plain_pass_gives(make_lm, tokenizer, ends, temperature, kind):
+    lm = make_lm() if kind == "plain" else windowed(tokenizer)
     sampling = Sampling(max_new_tokens=7, end_ids=ends, temperature=temperature, seed=3)
-    plain = converse(TransformersEngine(make_lm()), sampling, 9, 8)
+    plain = converse(TransformersEngine(lm), sampling, 9, 8)
     recorded = Recorded()
-    replayed = converse(TransformersEngine(make_lm(), recorded), sampling, 9, 8)
+    replayed = converse(TransformersEngine(lm, recorded), sampling, 9, 8)
     assert [c.tokens for c in replayed] == [c.tokens for c in plain]
     assert [c.stop for c in replayed] == [c.stop for c in plain]
     found, wanted = (np.concatenate([c.logprobs for c in said]) for said in (replayed, plain))

@@ -148,6 +148,7 @@ def test_log_probabilities_are_at_temperature_one_whatever_was_sampled(make_lm, 
 def counting(lm) -> Iterator[list[int]]:
     """Tokens fed to the model, per call; a conversation whose action has ended counts until it leaves the decoding."""
     fed: list[int] = []
+    assert lm.caches  # which is tried out once
 
     def hook(module, args, kwargs):
         fed.append(kwargs["input_ids"].numel())

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trpd_agents.rollout.cache import ConversationCache
-from trpd_agents.rollout.feeding import Block, Feed
+from trpd_agents.conversation_cache import ConversationCache
+from trpd_agents.feeding import Block, Feed
 
 WIDTH = 256  # columns that a graph's attention reads are a multiple of this
 ROWS = 64  # above this many, rows are rounded up to a multiple of it, below to a power of two
@@ -29,7 +29,8 @@ Capture = Callable[[Program], Program]
 class _Captured:
     ids: torch.Tensor  # int64 [R]
     columns: torch.Tensor  # int64 [R]
-    replay: Program  # the hidden states [R, H] of what is in these now
+    program: Program  # kept for its tensors: a graph reads their memory without holding on to it
+    replay: Program  # the hidden states [R, H] of what is in ids and columns now
 
 
 class CapturedDecode:
@@ -66,15 +67,15 @@ class CapturedDecode:
         ids = torch.zeros(rows, dtype=torch.int64, device=device)
         columns = torch.from_numpy(lengths.copy()).to(device)  # trying it out must not write over anything either
         everything = torch.arange(rows, device=device)
-        places = torch.arange(width, device=device)
 
         def program() -> torch.Tensor:
-            unseen = places > columns[:, None, None, None]
-            mask = torch.zeros(unseen.shape, dtype=self._dtype, device=device).masked_fill_(unseen, -torch.inf)
-            block = Block(slice(0, rows), slice(0, rows), None, mask)
+            # Made anew each time, so that what is seen is worked out from the columns there are then. Which column is
+            # the oldest will change: all are read, and a layer's window is in its mask alone.
+            all_ = slice(0, rows)
+            block = Block(all_, all_, None, columns[:, None], oldest=0, columns=width, dtype=self._dtype)
             return self._pass(ids, Feed(list(range(rows)), everything, columns, [block], width))
 
-        return _Captured(ids, columns, self._capture(program))
+        return _Captured(ids, columns, program, self._capture(program))
 
 
 class CudaGraphs:
@@ -92,7 +93,8 @@ class CudaGraphs:
                 program()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Of this thread alone: an update beside the rollout may allocate memory meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = program()
 
         def replay() -> torch.Tensor:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from trpd_agents.batching import position_chunk
+from trpd_agents.conversation_cache import ConversationCache
 from trpd_agents.errors import UserError
+from trpd_agents.feeding import Feed, passes, plan_feed
 from trpd_agents.models import LanguageModel
-from trpd_agents.rollout.cache import ConversationCache
 from trpd_agents.rollout.captured import Capture, CapturedDecode
 from trpd_agents.rollout.engine import Completion, Request, Sampling
-from trpd_agents.rollout.feeding import ATTENTION, Feed, passes, plan_feed
 from trpd_agents.rollout.prefixes import WORTHWHILE, best_donor, shared_length, twins
 from trpd_agents.rollout.sampling import sample
 from trpd_agents.scoring import score_tokens
@@ -107,12 +107,13 @@ class TransformersEngine:
         """Take `feeds` into the cache; the hidden states `[sum(tails), H]` of the last `tails[i]` tokens of each.
 
         Raises:
-            UserError: an architecture whose attention cannot be told which tokens belong together.
+            UserError: the cache cannot hold the model's conversations.
         """
-        if not self.lm.model._supports_attention_backend:
+        if not self.lm.caches:
             raise UserError(
-                f"model {self.lm.ref!r} ({type(self.lm.model).__name__}) brings its own attention, which cannot "
-                "read this engine's cache; wanted an architecture that uses transformers' attention interface"
+                f"model {self.lm.ref!r} ({type(self.lm.model).__name__}) cannot go on from keys and values alone: it "
+                "remembers more of a conversation, or brings its own attention; wanted an engine that encodes "
+                "conversations whole, or vLLM"
             )
         names = [r.conversation for r in requests]
         fresh = [i for i, name in enumerate(names) if name not in self._cache]
@@ -194,22 +195,7 @@ class TransformersEngine:
 
     def _pass(self, ids: torch.Tensor, feed: Feed) -> torch.Tensor:
         """Hidden states `[N, H]` of `ids` `[N]`; their keys and values are in the cache then."""
-        self._cache.expect(feed.rows, feed.columns, feed.width)
-        config = self.lm.model.config.get_text_config()
-        before = config._attn_implementation
-        config._attn_implementation = ATTENTION
-        try:
-            hidden: torch.Tensor = self.lm.model.base_model(
-                input_ids=ids[None],
-                attention_mask=feed.blocks[0].mask,  # any in four dimensions: then transformers makes none
-                position_ids=feed.columns[None],
-                past_key_values=self._cache.cache,
-                use_cache=True,
-                feed=feed,
-            ).last_hidden_state[0]
-        finally:
-            config._attn_implementation = before
-        return hidden
+        return self.lm.extend(ids, feed, self._cache)
 
     def _logprobs(self, predictors: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
         """Float32 `[n]`, nats: log-probabilities of `tokens` `[n]`, from a chunk of distributions at a time."""

@@ -70,7 +70,7 @@ class HintedTeacher:
         """log pi_T over the vocabulary, `[n, V]` nats, from hidden states that the latest `score` kept."""
         if self._head is None:
             return self._model.log_distribution(hidden)
-        return self._head(hidden).float().log_softmax(-1)
+        return self.lm.logits(hidden, self._head).float().log_softmax(-1)
 
     def _fits(self, tokens: int) -> None:
         context = getattr(self.lm.model.config.get_text_config(), "max_position_embeddings", None)

@@ -143,7 +143,7 @@ class _Layer(DynamicLayer):
         if not self.is_initialized:
             return
         if not rows:
-            self.reset()
+            self.is_initialized = False  # by hand: before transformers 5.23 `reset` keeps it
             del self.key_buffer, self.value_buffer
             return
         for name in ("key_buffer", "value_buffer"):
@@ -153,6 +153,8 @@ class _Layer(DynamicLayer):
             setattr(self, name, new)
 
     def spread(self, source: int, targets: torch.Tensor, length: int) -> None:
+        if not self.is_initialized:  # a layer that looks at another one's keys has none of its own
+            return
         for buffer in (self.key_buffer, self.value_buffer):
             buffer[targets, :, :length] = buffer[source, :, :length]
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trpd_agents.rollout.cache import ConversationCache
+from trpd_agents.conversation_cache import ConversationCache
 
 HEADS, SIZE, LAYERS = 2, 3, 2
 

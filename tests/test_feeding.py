@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trpd_agents.rollout import feeding
-from trpd_agents.rollout.feeding import SLACK, group_by_size, passes, plan_feed
+from trpd_agents import feeding
+from trpd_agents.feeding import SLACK, group_by_size, passes, plan_feed
 
 JOBS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 400)), min_size=1, max_size=12)
 
@@ -25,8 +25,8 @@ def test_groups_hold_everything_once_with_little_padding(jobs):
 
 
 @settings(deadline=None)
-@given(JOBS)
-def test_every_token_has_its_place_and_its_view(jobs):
+@given(JOBS, st.one_of(st.none(), st.integers(1, 70)))
+def test_every_token_has_its_place_and_its_view(jobs, window):
     past, sizes = zip(*jobs, strict=True)
     rows = [2 * i for i in range(len(jobs))]
     feed = plan_feed(rows, past, sizes, torch.device("cpu"), torch.float32)
@@ -35,10 +35,15 @@ def test_every_token_has_its_place_and_its_view(jobs):
     assert sorted(feed.order) == list(range(len(jobs)))
     assert feed.width == max(p + s for p, s in jobs)
     for block in feed.blocks:
-        mask = block.mask.flatten(0, 2)
+        first, mask = block.view(window)
+        assert block.view(window)[1] is mask
+        mask = mask.flatten(0, 2)
         mask = mask if block.place is None else mask[block.place]
-        own = torch.tensor([column for _, column in wanted[block.tokens]])
-        assert torch.equal(mask == 0, torch.arange(mask.shape[1]) <= own[:, None])
+        own = torch.tensor([column for _, column in wanted[block.tokens]])[:, None]
+        column = torch.arange(block.columns)
+        seen = (column <= own) & (window is None or column > own - window)
+        assert torch.equal(mask == 0, seen[:, first:]) and not seen[:, :first].any()
+        assert window is None or seen[:, first].any() or first == 0  # nothing is read that nobody sees
 
 
 @settings(deadline=None)

@@ -2,18 +2,19 @@
 
 Only attention has to know whose tokens they are. It works block by block: a block is a set of conversations that are
 given similar numbers of tokens, padded to the longest. Invariant: a token sees the tokens of its own conversation up to
-itself, and nothing else.
+itself, as far back as the layer's window reaches, and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from trpd_agents.attention import attend
 
 SLACK = 256  # tokens of padding that cost less than a block of their own
 TOKENS = 1 << 15  # in one pass
@@ -23,26 +24,57 @@ ATTENTION = "trpd_conversations"  # its name among the attention functions of tr
 
 @dataclass(frozen=True)
 class Block:
-    """R conversations in one call of attention: W new tokens each, C columns of the cache."""
+    """R conversations in one call of attention: W new tokens each, up to C columns of the cache."""
 
     rows: slice | torch.Tensor
     tokens: slice
     place: torch.Tensor | None  # int64 [n]: where the block's tokens are among R * W; None if they fill it
-    mask: torch.Tensor  # [R, 1, W, C], added to the attention logits
+    own: torch.Tensor  # int64 [R, W]: the column of each token
+    oldest: int  # at most the lowest of these
+    columns: int  # C
+    dtype: torch.dtype
+    views: dict[int | None, tuple[int, torch.Tensor]] = field(default_factory=dict)
+
+    def view(self, window: int | None) -> tuple[int, torch.Tensor]:
+        """What is seen through a window of so many tokens, each token's own included; None is all before it.
+
+        Returns:
+            The first column that anything is seen of, and the mask `[R, 1, W, C - first]` of those from there on, which
+            is added to the attention logits.
+        """
+        if window is not None and window >= self.columns:
+            window = None
+        if window not in self.views:
+            first = 0 if window is None else max(0, self.oldest - window + 1)
+            own = self.own[:, None, :, None]
+            column = torch.arange(first, self.columns, device=own.device)
+            unseen = column > own
+            if window is not None:
+                unseen |= column <= own - window
+            mask = torch.zeros(unseen.shape, dtype=self.dtype, device=own.device).masked_fill_(unseen, -torch.inf)
+            self.views[window] = first, mask
+        return self.views[window]
 
     def attend(
-        self, module: torch.nn.Module, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, **kwargs: Any
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        sliding_window: int | None = None,
+        **how: Any,
     ) -> torch.Tensor:
-        """Attention's output `[n, heads, head size]` for the block's queries of the same shape."""
-        rows, _, width, columns = self.mask.shape
+        """Attention's output `[n, heads, value size]` for the block's queries `[n, heads, head size]`."""
+        rows, width = self.own.shape
         if self.place is None:
             spread = query
         else:
             spread = query.new_zeros(rows * width, *query.shape[1:])
             spread[self.place] = query
         spread = spread.view(rows, width, *query.shape[1:]).transpose(1, 2)
-        keys, values = keys[self.rows, :, :columns], values[self.rows, :, :columns]
-        found = sdpa_attention_forward(module, spread, keys, values, self.mask, is_causal=False, **kwargs)[0]
+        first, mask = self.view(sliding_window)
+        keys, values = (x[self.rows, :, first : self.columns] for x in (keys, values))
+        found = attend(module, spread, keys, values, mask, is_causal=False, **how)
         found = found.reshape(rows * width, *found.shape[2:])
         return found if self.place is None else found[self.place]
 
@@ -72,13 +104,19 @@ def plan_feed(
         size = torch.tensor([sizes[i] for i in group], device=device)
         offset = torch.tensor([past[i] for i in group], device=device)
         count, width = len(group), max(sizes[i] for i in group)
-        columns = max(past[i] + sizes[i] for i in group)
         new = torch.arange(width, device=device)
-        unseen = torch.arange(columns, device=device) > (offset[:, None] + new)[:, None, :, None]
-        mask = torch.zeros(unseen.shape, dtype=dtype, device=device).masked_fill_(unseen, -torch.inf)
         real = sum(sizes[i] for i in group)
         place = None if real == count * width else (new < size[:, None]).flatten().nonzero()[:, 0]
-        blocks.append(Block(_neighbours([rows[i] for i in group], device), slice(start, start + real), place, mask))
+        block = Block(
+            rows=_neighbours([rows[i] for i in group], device),
+            tokens=slice(start, start + real),
+            place=place,
+            own=offset[:, None] + new,
+            oldest=min(past[i] for i in group),
+            columns=max(past[i] + sizes[i] for i in group),
+            dtype=dtype,
+        )
+        blocks.append(block)
         order += group
         start += real
     sizes_in_order = torch.tensor([sizes[i] for i in order], device=device)
@@ -137,12 +175,16 @@ def _attention(
     *,
     feed: Feed,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls for each layer: `query` is `[1, heads, N, head size]`, `key` and `value` are the cache's
     `[S, heads, C, head size]`."""
     queries = query[0].transpose(0, 1)
-    parts = [block.attend(module, queries[block.tokens], key, value, scaling=scaling) for block in feed.blocks]
+    how: dict[str, Any] = {"sliding_window": sliding_window, "scaling": scaling, "softcap": softcap, "s_aux": s_aux}
+    parts = [block.attend(module, queries[block.tokens], key, value, **how) for block in feed.blocks]
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
 
