@@ -42,10 +42,14 @@ class RoutedTeacher:
         found: dict[int, Scores] = {}
         for name, group in groups.items():
             found.update(zip(group, self.teachers[name].score([trajectories[i] for i in group]), strict=True))
-        widest = max((s.hidden.shape[1] for s in found.values() if s.hidden is not None), default=0)
+        kept = [scores.hidden for scores in found.values() if scores.hidden is not None]
+        widest = max((hidden.shape[1] for hidden in kept), default=0)
+        # An oracle's rows are on the CPU and a model's where it computes, and they will meet in one micro-batch.
+        place = next((hidden.device for hidden in kept if hidden.device.type != "cpu"), torch.device("cpu"))
         for name, group in groups.items():
             for i in group:
-                found[i].hidden = self._labelled(name, found[i].hidden, widest)
+                labelled = self._labelled(name, found[i].hidden, widest)
+                found[i].hidden = None if labelled is None else labelled.to(place)
         return [found[i] for i in range(len(trajectories))]
 
     @torch.no_grad()
