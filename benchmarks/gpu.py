@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py --out benchmarks/results/gpu.md
 
-Random weights in the shape of a common 0.6 B model (hidden 1024, 28 layers, vocabulary 151,936), bfloat16, on the
-environment of `talk.py`; `one_step.py` says how phases are taken apart. The peak is that of a large square product in
-the same run, not the data sheet's.
+Random weights in the shape of a common 0.6 B model (hidden 1024, 28 layers, vocabulary 151,936) on the environment of
+`talk.py`, in the precision that training takes on a GPU: float32 weights, scoring and update in bfloat16 over them, and
+a copy in bfloat16 that plays. `one_step.py` says how phases are taken apart. The peak is that of a large square product
+in the same run, not the data sheet's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """One training step of random models on `talk.py`, taken apart: what each phase costs, and against which ceiling.
 
-Every action has exactly `new_tokens` tokens, because no token ends it, so two settings that should do the same work do.
+Precision is that of training: weights are float32; with `dtype="bfloat16"` scoring and update compute in it over them,
+and a copy in bfloat16 plays, which is renewed after the update. Every action has exactly `new_tokens` tokens, because
+no token ends it, so two settings that should do the same work do.
 Used by `scaling.py` and `gpu.py`; a setting is measured in a process of its own, so that memory is its own too.
 """
 
@@ -27,6 +29,7 @@ from trpd_agents.learner import Learner
 from trpd_agents.models import LanguageModel, builtin_models, read_outline
 from trpd_agents.rollout import Collector, Episode, Limits, Sampling, TransformersEngine
 from trpd_agents.rollout.captured import CudaGraphs
+from trpd_agents.rollout.student_weights import plain_copy, push_weights
 from trpd_agents.teacher.local import LocalTeacher
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.trajectory import pad_scored
@@ -36,7 +39,7 @@ TALK = f"{Path(__file__).parent / 'talk.py'}:Talk"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured. Student and teacher have the same shape. `dtype` is that of weights, float32 or bfloat16."""
+    """What is measured. Student and teacher have the same shape. `dtype` is what is computed in: float32, bfloat16."""
 
     turns: int = 16
     words: int = 16  # of each observation
@@ -99,7 +102,7 @@ def build(setting: Setting, seed: int) -> LanguageModel:
         max_position_embeddings=1 << 16,
         tie_word_embeddings=False,
     )
-    model = LlamaForCausalLM(config).to(dtype=getattr(torch, setting.dtype), device=setting.device)
+    model = torch.nn.Module.to(LlamaForCausalLM(config), setting.device)
     tokenizer = read_outline(str(next(iter(builtin_models().values())))).tokenizer
     return LanguageModel(model.eval(), tokenizer, "random")
 
@@ -108,19 +111,20 @@ def _measure(setting: Setting) -> Cost:
     if setting.device == "cpu":
         torch.set_num_threads(1)
     student, teacher = build(setting, 0), build(setting, 1)
+    half = setting.dtype == "bfloat16"
+    teacher.bfloat16 = half
+    player = plain_copy(student, torch.bfloat16) if half else student
+    engine = TransformersEngine(player, CudaGraphs() if setting.cuda_graphs else None)
     method = resolve(PRESETS["opd"].config, {"estimator": setting.estimator})
     sampling = Sampling(setting.new_tokens, frozenset())
     limits = Limits(setting.turns, max_tokens=1 << 16, parallel=setting.episodes)
     env = EnvSpec(TALK, {"turns": setting.turns, "words": setting.words})
-    collector = Collector(
-        env,
-        TransformersEngine(student, CudaGraphs() if setting.cuda_graphs else None),
-        student.tokenizer,
-        sampling,
-        limits,
-    )
+    collector = Collector(env, engine, student.tokenizer, sampling, limits)
     scorer = LocalTeacher(teacher, keep_hidden=method.exact, token_budget=setting.token_budget)
-    learner = Learner(student, LearnerConfig(lr=1e-6, token_budget=setting.token_budget, device=setting.device))
+    settings = LearnerConfig(
+        lr=1e-6, token_budget=setting.token_budget, device=setting.device, dtype="bfloat16" if half else "float32"
+    )
+    learner = Learner(student, settings)
 
     rounds: list[dict[str, float]] = []
     peaks: list[float] = []
@@ -138,6 +142,7 @@ def _measure(setting: Setting) -> Cost:
             credit = assign_credit(pad_scored(trajectories), method, 0, 0)
         with _timed(setting.device, seconds, "update"):
             learner.update(trajectories, credit, method, scorer, progress=0.0)
+            push_weights(engine, student, learner.steps)
         rounds.append(seconds)
         peaks.append(_matmul_peak(setting))
 

@@ -92,15 +92,36 @@ def load_adapters(model: PreTrainedModel, directory: Path) -> None:
 
 @torch.no_grad()
 def merged_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The weights of the plain model that computes what `model` with its adapters does, under the plain names."""
+    """The weights of the plain model that computes what `model` with its adapters does, under the plain names.
+
+    Merged in float32. What has an adapter is a new tensor, so this takes the memory of those layers a second time;
+    everything else is the model's own, which is left as it is.
+    """
     state = {
         name.replace(".base_layer.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name
     }
     for name, module in model.named_modules():
         if _is_adapted(module):
+            weight = state[f"{name}.weight"]
+            merged = weight.float()
             for adapter in module.active_adapters:
-                state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight(adapter)
+                merged = merged + module.get_delta_weight(adapter).float()
+            state[f"{name}.weight"] = merged.to(weight.dtype)
     return state
+
+
+def plain_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The weights of a plain model that computes what `model` does: its own tensors, merged with adapters it has."""
+    return merged_state(model) if adapted(model) else model.state_dict()
+
+
+def strip_adapters(model: PreTrainedModel) -> None:
+    """Take the adapters out of `model`, as if it never had any; what they had learned is lost."""
+    for name, module in list(model.named_modules()):
+        if _is_adapted(module):
+            model.set_submodule(name, module.get_base_layer())
+    model._hf_peft_config_loaded = False
+    del model.peft_config
 
 
 def save_merged(model: PreTrainedModel, directory: Path) -> None:

@@ -126,7 +126,7 @@ def prepare(
         say=progress.say,
     )
     with watch("engine"):
-        ready.engine = open_engine(config.rollout, student, opened, own_weights=config.training.staleness > 0)
+        ready.engine = open_engine(config, student, opened)
     ready.pool = opened.enter_context(pool_of(config))
     if config.training.doctor and world.rank == 0:
         check_start(subject_of(config, ready), progress)

@@ -48,7 +48,7 @@ from trpd_agents.preparation import (
 from trpd_agents.progress import Progress
 from trpd_agents.recording import account, headline, record, save, stored, working
 from trpd_agents.rollout import Collector, Episode, Limits, Sampling, make_guide
-from trpd_agents.rollout.open_engine import max_gap
+from trpd_agents.rollout.student_weights import push_weights
 from trpd_agents.rollout.weight_probe import WeightProbe, openings
 from trpd_agents.run_directory import RunDirectory, default_run_directory
 from trpd_agents.stopwatch import Stopwatch
@@ -185,7 +185,7 @@ def _loop(
     )
     teacher = make_teacher(config, ready)
     learner = Learner(student, config.learner, world)
-    probe = WeightProbe(engine, student, world, max_gap(config.rollout))
+    probe = WeightProbe(engine, student, world, config.rollout.engine.max_gap)
     probe.start(openings(env, student, [config.evaluation.seed, config.evaluation.seed + 1]))
     loop, batch = resume(ready, world, learner, engine, watch)
     boundary = at_boundary(world, learner, loop, batch)
@@ -239,7 +239,7 @@ def _loop(
             following, learned = None, learn(batch, loop, share)
         trajectories, scored, credit, update = learned
         with watch("update"):
-            engine.load_weights(student.model.state_dict(), learner.steps)
+            push_weights(engine, student, learner.steps)
             pushed = probe.pushed()
         with watch("write"), stop.held():
             by_turn = sum_by_turn(world, trajectories, scored, credit, max_turns)

@@ -17,13 +17,14 @@ import torch
 from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trpd_agents.config import LearnerConfig, parse_config
+from trpd_agents.config import LearnerConfig, LoraConfig, parse_config
 from trpd_agents.config.engine import VLLMEngineConfig
 from trpd_agents.credit import assign_credit
 from trpd_agents.credit.presets import PRESETS
 from trpd_agents.distributed import World
 from trpd_agents.errors import RunError
 from trpd_agents.learner import Learner
+from trpd_agents.lora import add_adapters
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout import (
     Collector,
@@ -35,6 +36,7 @@ from trpd_agents.rollout import (
     vllm_process,
     vllm_worker,
 )
+from trpd_agents.rollout.student_weights import push_weights
 from trpd_agents.rollout.vllm_engine import VLLMEngine
 from trpd_agents.rollout.weight_probe import WeightProbe, openings
 from trpd_agents.scoring import score_tokens
@@ -80,8 +82,12 @@ def make_served(tokenizer) -> MakeServed:
     return build
 
 
-def test_a_run_of_three_steps(make_served, tmp_path):
-    """Start to end: evaluations, rollouts, corrected updates in two mini-batches, pushes that the probe lets pass."""
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}], ids=["whole", "adapters"])
+def test_a_run_of_three_steps_and_a_fourth(make_served, tmp_path, lora):
+    """Start to end: evaluations, rollouts, corrected updates in two mini-batches, pushes that the probe lets pass.
+
+    The one that goes on starts its engine with what was trained, adapters among it.
+    """
     for seed, who in enumerate(("student", "teacher")):
         make_served(seed, True).save(tmp_path / who)
     recipe: dict[str, Any] = {
@@ -90,14 +96,16 @@ def test_a_run_of_three_steps(make_served, tmp_path):
         "teacher": {"model": str(tmp_path / "teacher")},
         "rollout": {"max_new_tokens": 4, "max_tokens": MAX_TOKENS, "engine": {"kind": "vllm", "max_parallel": 16}},
         "credit": {"preset": "opd"},
-        "learner": {"lr": 1e-2, "device": "cpu", "correction": "truncate", "minibatches": 2},
+        "learner": {"lr": 1e-2, "device": "cpu", "correction": "truncate", "minibatches": 2, "lora": lora},
         "training": {"steps": 3, "episodes_per_step": 8},
         "evaluation": {"episodes": 4, "every": 2},
     }
     summary = train(parse_config(recipe), tmp_path / "run", quiet=True)
     assert summary["before"]["episodes"] == summary["after"]["episodes"] == 4
+    recipe["training"]["steps"] = 4
+    train(parse_config(recipe), resume=tmp_path / "run", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
         assert line["action_tokens"] > 0 and line["grad_norm"] > 0
         assert line["sampler_gap"] < 1e-4 and line["correction_gap"] < 1e-4
@@ -275,6 +283,26 @@ def test_weights_arrive_after_an_update(probed, engine, ends):
     (answer,) = engine.generate([Request(1, list(range(3, 200)), key=1)], Sampling(1, ends))
     (scores,) = score_tokens(lm, [np.array([*range(3, 200), answer.tokens[0]])], [np.array([197])])
     assert answer.logprobs[0] == pytest.approx(float(scores.lt[0]), abs=1e-4)
+
+
+def test_adapters_arrive_merged(lm, engine, ends, make_served):
+    """The trainer computes with adapters, vLLM with plain weights; one is the other after every push."""
+    add_adapters(lm.model, LoraConfig(rank=4, alpha=8.0), seed=3)
+    probe = WeightProbe(engine, lm, World(), SETTINGS.max_gap)
+    assert probe.start(openings(ENV, lm, [1, 2])) < 1e-4
+    for version in (1, 2):
+        played = play(lm, engine, ends)
+        assert probe.sampled(played) < 1e-4
+        before = score_tokens(lm, [played[0].tokens], [played[0].action_positions()])[0].lt
+        update(lm, played, LocalTeacher(make_served(1, False)))
+        after = score_tokens(lm, [played[0].tokens], [played[0].action_positions()])[0].lt
+        assert np.abs(after - before).max() > 1e-2
+        with pytest.raises(RunError, match="disagree by|did not arrive"):
+            probe.pushed()
+        push_weights(engine, lm, version)
+        assert probe.pushed() < 1e-4 and engine.version == version
+        (found,) = engine.logprobs([played[0].tokens], [played[0].action_positions()])
+        np.testing.assert_allclose(found.lt, after, atol=1e-4)
 
 
 def test_an_engine_that_was_not_given_the_update_stops_the_run(probed):

@@ -63,7 +63,10 @@ def test_the_engine_may_be_given_by_its_name_alone():
     ("sections", "expected"),
     [
         ({"rollout": {"engine": "vlm"}}, "rollout.engine.kind: 'transformers' or 'vllm' or 'vllm_server' wanted"),
-        ({"rollout": {"engine": {"sleep": True}}}, "rollout.engine.sleep: unknown key; known here: cuda_graphs, kind"),
+        (
+            {"rollout": {"engine": {"sleep": True}}},
+            "rollout.engine.sleep: unknown key; known here: cuda_graphs, dtype, kind",
+        ),
         ({"rollout": {"engine": {"kind": "vllm", "memory_share": 1.5}}}, "rollout.engine.memory_share: less than 1"),
         ({"rollout": {"engine": "vllm_server"}}, "rollout.engine.url: missing"),
         (
@@ -76,13 +79,18 @@ def test_the_engine_may_be_given_by_its_name_alone():
             {"learner": {"correction": "truncate"}, "credit": {"preset": "trajectory"}},
             "learner.correction.kind: the estimator 'full' takes the expectation over all tokens",
         ),
-        ({"learner": {"lora": {"rank": 4, "alpha": 8.0}}}, "learner.lora: null wanted with rollout.engine.kind=vllm"),
     ],
 )
 def test_settings_that_contradict_are_named(sections, expected):
     with pytest.raises(UserError) as caught:
         parse_config(recipe(**sections))
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ["vllm", {"kind": "vllm_server", "url": "http://127.0.0.1:1/v1", "weights": "/w"}])
+def test_adapters_go_with_every_engine(engine):
+    config = parse_config(recipe(learner={"lora": {"rank": 4, "alpha": 8.0}}, rollout={"engine": engine}))
+    assert config.learner.lora.rank == 4
 
 
 def test_a_correction_by_mask_goes_with_an_exact_estimator():

@@ -20,13 +20,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trpd_agents.config import LoraConfig
 from trpd_agents.config.engine import VLLMServerConfig
 from trpd_agents.distributed import World
 from trpd_agents.errors import RunError, UserError
+from trpd_agents.lora import adapted, add_adapters
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout import Collector, Episode, Limits, Request, Sampling, TransformersEngine
+from trpd_agents.rollout.student_weights import push_weights
 from trpd_agents.rollout.vllm_server_engine import VLLMServerEngine, ask_for_model
 from trpd_agents.rollout.weight_probe import WeightProbe, openings
+from trpd_agents.scoring import score_tokens
 from trpd_agents.textenv import EnvSpec
 
 MAX_TOKENS = 400
@@ -150,3 +154,32 @@ def test_a_real_server_plays_and_takes_tied_weights(url, tokenizer, ends, tmp_pa
     with pytest.raises(UserError, match=f"--max-model-len {MAX_TOKENS + 2}"):
         ask_for_model(settings, MAX_TOKENS + 1)
     engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_a_real_server_gets_adapters_merged(url, tokenizer, tmp_path: Path):
+    """At the start and after an update; the trained model keeps its adapters."""
+    lm = make_served(tokenizer, 0)
+    add_adapters(lm.model, LoraConfig(rank=4, alpha=8.0), seed=3)
+    change_adapters(lm)
+    engine = VLLMServerEngine(lm, VLLMServerConfig(url=url, weights=str(tmp_path)), MAX_TOKENS)
+    tokens = [np.arange(3, 60)]
+    at = [np.arange(1, 57)]
+    for version in (1, 2):
+        wanted = score_tokens(lm, tokens, at)[0].lt
+        np.testing.assert_allclose(engine.logprobs(tokens, at)[0].lt, wanted, atol=1e-4)
+        change_adapters(lm)
+        assert np.abs(score_tokens(lm, tokens, at)[0].lt - wanted).max() > 1e-2
+        push_weights(engine, lm, version)
+    np.testing.assert_allclose(engine.logprobs(tokens, at)[0].lt, score_tokens(lm, tokens, at)[0].lt, atol=1e-4)
+    assert adapted(lm.model) and list(tmp_path.iterdir()) == []
+    engine.close()
+
+
+def change_adapters(lm: LanguageModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)

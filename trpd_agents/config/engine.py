@@ -34,10 +34,12 @@ class VLLMServerConfig(Section):
 
 
 class TransformersEngineConfig(Section):
-    """The model that is trained samples itself."""
+    """The model that is trained samples itself, or a copy of it in lower precision does."""
 
     kind: Literal["transformers"] = "transformers"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the learner computes in it
     cuda_graphs: Flag = False  # replay the decoding pass, on a GPU
+    max_gap: Positive = 0.1  # as above
 
 
 def _transformers_unless_said(value: object) -> object:

@@ -83,12 +83,6 @@ class RunConfig(Section):
                 "would start an engine of its own; set it to 1, or take the engine 'transformers'"
             )
             problems.append(("training.ranks", message))
-        if self.rollout.engine.kind != "transformers" and self.learner.lora is not None:
-            message = (
-                f"null wanted with rollout.engine.kind={self.rollout.engine.kind}, which is sent whole weights; take "
-                "the engine 'transformers', which shares the adapted model"
-            )
-            problems.append(("learner.lora", message))
         if self.learner.correction.kind == "truncate" and self.credit.method.exact:
             message = (
                 f"the estimator '{self.credit.method.estimator.kind}' takes the expectation over all tokens at each "

@@ -28,12 +28,15 @@ def _memory(played: Played) -> Finding:
     config, lm = subject.config, subject.student
     text = lm.model.config.get_text_config()
     trained = sum(p.numel() for p in lm.model.parameters() if p.requires_grad)
-    weights = sum(p.numel() * p.element_size() for m in (lm, *subject.teachers.values()) for p in m.model.parameters())
+    player = getattr(subject.engine, "lm", lm)  # a copy, where it computes in another precision or plays ahead
+    held = {id(p): p for m in (lm, player, *subject.teachers.values()) for p in m.model.parameters()}
+    weights = sum(p.numel() * p.element_size() for p in held.values())
     optimizer = trained * 12  # a gradient and two moments, float32
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    all_heads = getattr(text, "num_attention_heads", 0)  # none where all layers are recurrent
+    heads = getattr(text, "num_key_value_heads", None) or all_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // max(1, all_heads)
     here = math.ceil(config.training.episodes_per_step / config.training.ranks)
-    cache = 2 * text.num_hidden_layers * heads * width * config.rollout.max_tokens * here * lm.model.dtype.itemsize
+    cache = 2 * text.num_hidden_layers * heads * width * config.rollout.max_tokens * here * player.model.dtype.itemsize
     # A layer keeps about this many values per token for the backward pass; and the head's chunk, with its gradient.
     per_token = text.hidden_size * 2 if config.learner.activation_checkpointing else text.hidden_size * 16
     budget = pick_token_budget(config.learner.token_budget, lm.device)

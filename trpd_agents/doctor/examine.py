@@ -148,7 +148,7 @@ def open_run(config: RunConfig, progress: Progress, opened: ExitStack) -> Ready:
             ready.servers[name] = open_server(
                 section, student.tokenizer, top_k=config.top_k, max_tokens=config.rollout.max_tokens
             )
-    ready.engine = open_engine(config.rollout, student, opened, own_weights=config.training.staleness > 0)
+    ready.engine = open_engine(config, student, opened)
     ready.pool = opened.enter_context(pool_of(config))
     return ready
 

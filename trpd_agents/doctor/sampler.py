@@ -25,7 +25,6 @@ from trpd_agents.batching import position_chunk
 from trpd_agents.doctor.finding import Check, Finding, error, ok, skipped, warning
 from trpd_agents.doctor.subject import Subject, apart
 from trpd_agents.models import LanguageModel
-from trpd_agents.rollout.open_engine import max_gap
 from trpd_agents.rollout.weight_probe import CAUSES
 from trpd_agents.trajectory import Trajectory
 
@@ -112,7 +111,7 @@ def _check(subject: Subject) -> Finding:
     at = [np.flatnonzero(t.authored("student")) for t in subject.sampled]
     draws = draws_of(subject.student, subject.sampled)
     reported = np.concatenate([t.logprobs[p] for t, p in zip(subject.sampled, at, strict=True)])
-    gap, limit = float(apart([reported], [-draws.surprise]).mean()), max_gap(subject.config.rollout)
+    gap, limit = float(apart([reported], [-draws.surprise]).mean()), subject.config.rollout.engine.max_gap
     n = len(draws.rank)
     found = (
         f"reported log-probabilities are {gap:.2g} nats per token off; {n} tokens have surprise "

@@ -17,7 +17,7 @@ from trpd_agents.doctor.finding import Check, Finding, error, ok, skipped
 from trpd_agents.doctor.subject import Subject, apart
 from trpd_agents.errors import RunError
 from trpd_agents.models import LanguageModel
-from trpd_agents.rollout.open_engine import max_gap
+from trpd_agents.rollout.student_weights import push_weights
 from trpd_agents.rollout.weight_probe import CAUSES, WeightProbe, openings
 from trpd_agents.scoring import score_tokens
 from trpd_agents.textenv import EnvSpec
@@ -33,7 +33,7 @@ def _check(subject: Subject) -> Finding:
     config, student, engine = subject.config, subject.student, subject.engine
     few = subject.sampled[:EPISODES]
     env = EnvSpec(config.env.id, config.env.kwargs)
-    probe = WeightProbe(engine, student, World(), max_gap(config.rollout))
+    probe = WeightProbe(engine, student, World(), config.rollout.engine.max_gap)
     fix = f"{CAUSES}."
     try:
         probe.start(openings(env, student, [config.evaluation.seed]))
@@ -59,7 +59,7 @@ def _check(subject: Subject) -> Finding:
 
 
 def _push(subject: Subject) -> None:
-    subject.engine.load_weights(subject.student.model.state_dict(), subject.engine.version + 1)
+    push_weights(subject.engine, subject.student, subject.engine.version + 1)
 
 
 def _scored(lm: LanguageModel, sampled: list[Trajectory]) -> list[np.ndarray]:

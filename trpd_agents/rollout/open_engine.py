@@ -8,42 +8,46 @@ from contextlib import ExitStack
 
 import torch
 
-from trpd_agents.config import ModelConfig, RolloutConfig
+from trpd_agents.config import ModelConfig, RolloutConfig, RunConfig
 from trpd_agents.config.engine import TransformersEngineConfig, VLLMEngineConfig, VLLMServerConfig
 from trpd_agents.errors import UserError
-from trpd_agents.models import LanguageModel
+from trpd_agents.models import LanguageModel, has_bfloat16, pick_autocast
 from trpd_agents.rollout.captured import CudaGraphs
 from trpd_agents.rollout.engine import StudentEngine
+from trpd_agents.rollout.student_weights import plain_copy
 from trpd_agents.rollout.transformers_engine import TransformersEngine
 from trpd_agents.rollout.vllm_engine import VLLMEngine
 from trpd_agents.rollout.vllm_process import require_served, require_vllm
 from trpd_agents.rollout.vllm_server_engine import VLLMServerEngine, ask_for_model
-from trpd_agents.rollout.weight_probe import MAX_GAP
 
 
-def open_engine(
-    config: RolloutConfig, lm: LanguageModel, opened: ExitStack, *, own_weights: bool = False
-) -> StudentEngine:
+def open_engine(config: RunConfig, lm: LanguageModel, opened: ExitStack) -> StudentEngine:
     """An engine that samples with the weights `lm` has now; what it holds is given back when `opened` closes.
 
-    With `own_weights` it goes on doing so while `lm` is trained, until it is given others.
+    Where it shares them with `lm` it goes along as that is trained; one that plays ahead, or computes in another
+    precision, samples with these until it is given others.
     """
-    if isinstance(config.engine, VLLMEngineConfig):
-        engine = VLLMEngine(lm, config.engine, config.max_tokens)
+    settings, max_tokens = config.rollout.engine, config.rollout.max_tokens
+    if isinstance(settings, VLLMEngineConfig):
+        engine = VLLMEngine(lm, settings, max_tokens)
         opened.callback(engine.close)
         return engine
-    if isinstance(config.engine, VLLMServerConfig):
-        server = VLLMServerEngine(lm, config.engine, config.max_tokens)
+    if isinstance(settings, VLLMServerConfig):
+        server = VLLMServerEngine(lm, settings, max_tokens)
         opened.callback(server.close)
         return server
-    if own_weights:
+    if samples_in_bfloat16(settings, config.learner.dtype, lm.device):
+        lm = plain_copy(lm, torch.bfloat16)
+    elif config.training.staleness:
         lm = dataclasses.replace(lm, model=copy.deepcopy(lm.model))
-    return TransformersEngine(lm, CudaGraphs() if config.engine.cuda_graphs else None)
+    return TransformersEngine(lm, CudaGraphs() if settings.cuda_graphs else None)
 
 
-def max_gap(config: RolloutConfig) -> float:
-    """How far apart, in nats per token, the log-probabilities of engine and trainer may be."""
-    return MAX_GAP if isinstance(config.engine, TransformersEngineConfig) else config.engine.max_gap
+def samples_in_bfloat16(settings: TransformersEngineConfig, learner_dtype: str, device: torch.device) -> bool:
+    """Whether the transformers engine plays with a copy in bfloat16; `auto`: where the learner computes in it."""
+    if settings.dtype == "auto":
+        return pick_autocast(learner_dtype, device)
+    return settings.dtype == "bfloat16"
 
 
 def check_engine(config: RolloutConfig, source: str, model: ModelConfig, device: torch.device) -> None:
@@ -51,12 +55,18 @@ def check_engine(config: RolloutConfig, source: str, model: ModelConfig, device:
 
     Raises:
         UserError: vLLM is not there or too old, or cannot compute with this model here; the server does not answer;
-            CUDA graphs without CUDA.
+            CUDA graphs without CUDA, or bfloat16 where the device does not have it.
     """
     if isinstance(config.engine, TransformersEngineConfig) and config.engine.cuda_graphs and device.type != "cuda":
         raise UserError(
             f"rollout.engine.cuda_graphs is true, but the student is on {device.type!r}; wanted a GPU "
             "(learner.device=cuda) or rollout.engine.cuda_graphs=false"
+        )
+    wants_bfloat16 = isinstance(config.engine, TransformersEngineConfig) and config.engine.dtype == "bfloat16"
+    if wants_bfloat16 and not has_bfloat16(device):
+        raise UserError(
+            f"rollout.engine.dtype is bfloat16, but {device.type} here cannot compute in it; wanted float32, or auto, "
+            "which follows learner.dtype"
         )
     if isinstance(config.engine, VLLMEngineConfig):
         require_vllm(config.engine, device.type)

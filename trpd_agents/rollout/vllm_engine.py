@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from trpd_agents.config.engine import VLLMEngineConfig
+from trpd_agents.lora import plain_state
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.engine import Completion, Request, Sampling
 from trpd_agents.rollout.vllm_process import load_into, require_vllm, start, stop
@@ -26,7 +27,7 @@ from trpd_agents.trajectory import Scores, Stop
 
 
 class VLLMEngine(WholeConversations):
-    """Samples with a copy of `lm` in vLLM, in this process.
+    """Samples with a copy of `lm` in vLLM, in this process; adapters are merged into it.
 
     Args:
         max_tokens: of the longest conversation, its last action included.
@@ -39,8 +40,8 @@ class VLLMEngine(WholeConversations):
         super().__init__()
         self.settings = settings
         self._vllm = require_vllm(settings, lm.device.type)
+        self._names = frozenset(plain_state(lm.model))
         self._llm = start(lm, settings, max_tokens)
-        self._names = frozenset(lm.model.state_dict())
         self._asleep = False
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
@@ -65,7 +66,7 @@ class VLLMEngine(WholeConversations):
         return completions
 
     def load_weights(self, state: Mapping[str, torch.Tensor], version: int) -> None:
-        """Replace the weights by the trainer's `state`, named as transformers names them.
+        """Replace the weights by the trainer's `state`, plain, named as transformers names them.
 
         Raises:
             RunError: these are not the weights of the model that the engine was started with, or vLLM fails on them.

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from trpd_agents.config.engine import VLLMServerConfig
 from trpd_agents.errors import RunError, UserError
+from trpd_agents.lora import plain_state
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.engine import Completion, Request, Sampling
 from trpd_agents.rollout.whole_conversations import WholeConversations, draw_seed, require_names
@@ -35,7 +36,7 @@ SERVER_FLAGS = (
 
 
 class VLLMServerEngine(WholeConversations):
-    """Samples with the model behind `settings.url`, which gets the weights of `lm` at once.
+    """Samples with the model behind `settings.url`, which gets the weights of `lm` at once, adapters merged.
 
     Args:
         max_tokens: of the longest conversation, its last action included.
@@ -47,11 +48,12 @@ class VLLMServerEngine(WholeConversations):
     def __init__(self, lm: LanguageModel, settings: VLLMServerConfig, max_tokens: int):
         super().__init__()
         self.settings = settings
-        self._names = frozenset(lm.model.state_dict())
+        state = plain_state(lm.model)
+        self._names = frozenset(state)
         self._endpoint = Endpoint(settings.url, patience=settings.patience_seconds, max_parallel=settings.max_parallel)
         self._model = ask_for_model(settings, max_tokens)
         try:
-            self.load_weights(lm.model.state_dict(), 0)
+            self.load_weights(state, 0)
         except RunError as error:
             raise UserError(f"rollout.engine.url={settings.url}: {error}") from None
 
@@ -98,7 +100,7 @@ class VLLMServerEngine(WholeConversations):
         return results
 
     def load_weights(self, state: Mapping[str, torch.Tensor], version: int) -> None:
-        """Replace the server's weights by the trainer's `state`, named as transformers names them.
+        """Replace the server's weights by the trainer's `state`, plain, named as transformers names them.
 
         Raises:
             RunError: they are another model's, or the server does not take them.

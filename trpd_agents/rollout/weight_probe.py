@@ -24,7 +24,7 @@ from trpd_agents.scoring import score_tokens
 from trpd_agents.textenv import EnvSpec, make
 from trpd_agents.trajectory import Trajectory
 
-MAX_GAP = 0.1  # nats per token, for an engine that names no limit of its own
+MAX_GAP = 0.1  # nats per token
 ENOUGH = 48  # tokens of one rank that are compared
 MISSING_SHARE = 0.1  # of an update's effect that may seem to be missing, beside what precision explains:
 ERRORS = 6.0  # as many standard errors of that share,
