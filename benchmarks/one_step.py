@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import MistralConfig, MistralForCausalLM
 
 from trpd_agents.config import LearnerConfig
 from trpd_agents.config.method import resolve
@@ -50,10 +50,11 @@ class Setting:
     heads: int = 8
     intermediate: int = 688
     vocabulary: int = 1024
+    window: int | None = None  # tokens that a layer sees; None: all before it
     device: str = "cpu"
     cuda_graphs: bool = False
     dtype: str = "float32"
-    token_budget: int = 8192
+    token_budget: int = 2048
     estimator: str = "sampled"
     rounds: int = 3
 
@@ -92,7 +93,7 @@ def measure(setting: Setting) -> Cost:
 
 def build(setting: Setting, seed: int) -> LanguageModel:
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = MistralConfig(  # a Llama, with a window if asked for
         vocab_size=setting.vocabulary,
         hidden_size=setting.hidden,
         intermediate_size=setting.intermediate,
@@ -100,9 +101,10 @@ def build(setting: Setting, seed: int) -> LanguageModel:
         num_attention_heads=setting.heads,
         num_key_value_heads=setting.heads,
         max_position_embeddings=1 << 16,
+        sliding_window=setting.window,
         tie_word_embeddings=False,
     )
-    model = torch.nn.Module.to(LlamaForCausalLM(config), setting.device)
+    model = torch.nn.Module.to(MistralForCausalLM(config), setting.device)
     tokenizer = read_outline(str(next(iter(builtin_models().values())))).tokenizer
     return LanguageModel(model.eval(), tokenizer, "random")
 
@@ -150,7 +152,7 @@ def _measure(setting: Setting) -> Cost:
     acted = setting.episodes * setting.turns * setting.new_tokens
     body = sum(p.numel() for p in student.model.base_model.parameters()) - setting.vocabulary * setting.hidden
     head = 2.0 * setting.vocabulary * setting.hidden
-    attention = sum(2.0 * n * n * setting.hidden * setting.layers for n in lengths)  # causal: half of 4 n^2 H
+    attention = sum(4.0 * _pairs(n, setting.window) * setting.hidden * setting.layers for n in lengths)
     forward = 2.0 * body * sum(lengths) + attention + head * acted
     update = 3.0 * forward + (head * acted if method.exact else 0.0)  # the teacher's distributions are made there
     return Cost(
@@ -164,6 +166,12 @@ def _measure(setting: Setting) -> Cost:
         if setting.device == "cuda"
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _pairs(tokens: int, window: int | None) -> float:
+    """How many tokens the tokens of a conversation see in a layer, together."""
+    seen = min(tokens, window or tokens)
+    return seen * seen / 2 + (tokens - seen) * seen
 
 
 @contextmanager

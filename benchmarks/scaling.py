@@ -25,6 +25,7 @@ from one_step import Cost, Setting, measure  # noqa: E402
 BASE = Setting()
 SWEEPS: dict[str, list[tuple[str, Setting]]] = {
     "turns": [(str(n), replace(BASE, turns=n, episodes=8)) for n in (8, 16, 32, 64, 128)],
+    "turns, window of 256": [(str(n), replace(BASE, turns=n, episodes=8, window=256)) for n in (8, 16, 32, 64, 128)],
     "episodes": [(str(n), replace(BASE, episodes=n, turns=2)) for n in (8, 32, 128, 512, 1024)],
     "vocabulary": [(f"{n:,}", replace(BASE, vocabulary=n, turns=2)) for n in (1_024, 8_192, 32_768, 151_936)],
     "model": [
