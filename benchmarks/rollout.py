@@ -2,32 +2,38 @@
 
     python benchmarks/rollout.py --model builtin:tiny --episodes 32 128
     python benchmarks/rollout.py --model 3M --episodes 128 --parallel 32 128
+    python benchmarks/rollout.py --model recurrent --episodes 32 --max-turns 16
 
-The plain path plays the same episodes with the same draws, and knows no cache: for every token it encodes the whole
-conversation again, all live ones in one right-padded batch. Then the decode step alone: its share of what a square
-matrix product reaches, measured in the same rounds. Figures are seconds of this thread's CPU time, the least of the
-rounds, so that other processes on the machine disturb them less.
+The path without a cache plays the same episodes with the same draws: for every token it encodes the whole conversation
+again, all live ones in one right-padded batch. The plain engine goes on from what the model remembers, see
+docs/engines.md; for a model with recurrent layers it is the engine. Then the decode step alone: its share of what a
+square matrix product reaches, measured in the same rounds. Figures are seconds of this thread's CPU time, the least of
+the rounds, so that other processes on the machine disturb them less.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 from trpd_agents.dialogue import end_ids
 from trpd_agents.models import LanguageModel, load_model
-from trpd_agents.rollout import Collector, Completion, Episode, Limits, Request, Sampling, TransformersEngine
+from trpd_agents.rollout import Collector, Completion, Episode, Limits, Request, Sampling
+from trpd_agents.rollout.local_engine import local_engine
+from trpd_agents.rollout.model_engine import ModelEngine
+from trpd_agents.rollout.plain_engine import PlainEngine
 from trpd_agents.rollout.sampling import sample
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.trajectory import Stop, Trajectory
 
 
-class PlainEngine(TransformersEngine):
+class NoCache(ModelEngine):
     """Keeps the tokens of each conversation and nothing else."""
 
     def __init__(self, lm: LanguageModel):
@@ -66,9 +72,7 @@ class PlainEngine(TransformersEngine):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", default="builtin:tiny", help="what load_model takes, or 3M: untrained, 3 M parameters"
-    )
+    parser.add_argument("--model", default="builtin:tiny", help="what load_model takes, or 3M, recurrent: untrained")
     parser.add_argument("--env", default="Courier-v0")
     parser.add_argument("--episodes", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--parallel", type=int, nargs="+", default=[256], help="episodes at once")
@@ -77,17 +81,18 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--past", type=int, nargs="+", default=[64, 192], help="tokens before a decode step")
-    parser.add_argument("--skip-plain", action="store_true", help="only the engine")
+    parser.add_argument("--skip-no-cache", action="store_true", help="no path without a cache")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lm = make_3m() if arguments.model == "3M" else load_model(arguments.model)
+    lm = MADE[arguments.model]() if arguments.model in MADE else load_model(arguments.model)
     sampling = Sampling(arguments.max_new_tokens, frozenset(end_ids(lm.tokenizer)))
     print(f"{arguments.model}, {lm.parameters:,} parameters, {arguments.env}, torch {torch.__version__}, one thread\n")
 
     print(
-        "| episodes | at once | plain, s | engine, s | plain/engine | environments, s | tokens | encoded | differing |"
+        "| episodes | at once | no cache, s | plain engine, s | engine, s | no cache/engine | plain/engine | "
+        "environments, s | tokens | encoded | differing |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for count in arguments.episodes:
         for parallel in arguments.parallel:
             episodes = [Episode(i // arguments.group_size, i) for i in range(count)]
@@ -117,6 +122,30 @@ def make_3m() -> LanguageModel:
     return LanguageModel(LlamaForCausalLM(config).eval(), tokenizer, "3M")
 
 
+def make_recurrent() -> LanguageModel:
+    """An untrained Qwen 3.5 with 0.3 M parameters, three of four layers recurrent, and the built-in tokenizer."""
+    tokenizer = load_model("builtin:tiny").tokenizer
+    config = Qwen3_5TextConfig(
+        vocab_size=1024,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        linear_num_key_heads=4,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        max_position_embeddings=4096,
+    )
+    torch.manual_seed(0)
+    return LanguageModel(Qwen3_5ForCausalLM(config).eval(), tokenizer, "recurrent")
+
+
+MADE = {"3M": make_3m, "recurrent": make_recurrent}
+
+
 def alternate(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """The least CPU seconds of each, measured in turn `rounds` times after one round to warm up."""
     least = dict.fromkeys(work, float("inf"))
@@ -137,12 +166,12 @@ def whole(
     sampling: Sampling,
     arguments: argparse.Namespace,
 ) -> str:
-    """A table row: all `episodes`, played by both."""
+    """A table row: all `episodes`, played by each."""
     played: dict[str, list[Trajectory]] = {}
     encoded: list[int] = []
     environment: list[float] = []
 
-    def play(name: str, kind: type[TransformersEngine]) -> None:
+    def play(name: str, kind: Callable[[LanguageModel], ModelEngine]) -> None:
         engine = kind(lm)
         collector = Collector(env, engine, lm.tokenizer, sampling, limits)
         played[name] = collector.collect(episodes)
@@ -150,17 +179,28 @@ def whole(
             encoded.append(engine.encoded)
             environment.append(collector.take_seconds()["environment"])
 
-    work = {"plain": lambda: play("plain", PlainEngine), "engine": lambda: play("engine", TransformersEngine)}
-    if arguments.skip_plain:
-        del work["plain"]
+    work = {
+        "no cache": lambda: play("no cache", NoCache),
+        "plain": lambda: play("plain", PlainEngine),
+        "engine": lambda: play("engine", local_engine),
+    }
+    if arguments.skip_no_cache:
+        del work["no cache"]
+    if not lm.caches:
+        del work["plain"]  # it is the engine
     least = alternate(work, arguments.rounds)
     tokens = sum(len(t.tokens) for t in played["engine"])
-    other = played.get("plain", played["engine"])
-    differing = sum(a.tokens.tolist() != b.tokens.tolist() for a, b in zip(played["engine"], other, strict=True))
-    plain = least.get("plain", float("nan"))
+    differing = sum(
+        a.tokens.tolist() != b.tokens.tolist()
+        for other in played.values()
+        for a, b in zip(played["engine"], other, strict=True)
+    )
+    engine = least["engine"]
+    nothing, plain = least.get("no cache", math.nan), least.get("plain", engine)
     return (
-        f"| {len(episodes)} | {limits.parallel} | {plain:.2f} | {least['engine']:.2f} | "
-        f"{plain / least['engine']:.1f} | {min(environment):.2f} | {tokens} | {encoded[0]} | {differing} |"
+        f"| {len(episodes)} | {limits.parallel} | {nothing:.2f} | {plain:.2f} | {engine:.2f} | "
+        f"{nothing / engine:.1f} | {plain / engine:.1f} | "
+        f"{min(environment):.2f} | {tokens} | {encoded[0]} | {differing} |"
     )
 
 
@@ -172,7 +212,7 @@ def step(lm: LanguageModel, rows: int, past: int, sampling: Sampling, rounds: in
     once = Sampling(1, never.end_ids, seed=sampling.seed)
     generator = np.random.default_rng(0)
     prompts = [generator.integers(3, 1000, past).tolist() for _ in range(rows)]
-    engine = TransformersEngine(lm)
+    engine = local_engine(lm)
     first = [Request(i, prompt, i) for i, prompt in enumerate(prompts)]
     matrices = [m.weight for m in lm.model.modules() if isinstance(m, torch.nn.Linear)]
     inputs = {m.shape[1]: torch.randn(rows, m.shape[1]) for m in matrices}
