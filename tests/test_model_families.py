@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trpd_agents import packing
+from trpd_agents import packing, probes
 from trpd_agents.errors import UserError
 from trpd_agents.models import LanguageModel, load_model, read_outline
 from trpd_agents.rollout import Request, Sampling, TransformersEngine
@@ -111,6 +111,7 @@ REFUSED = ["hyperclovax", "modernbert-decoder"]
 
 rng = np.random.default_rng(0)
 PROMPT = rng.integers(3, 200, 30)
+PROMPT_IDS = torch.from_numpy(PROMPT)[None]
 SEQUENCES = [
     *(np.concatenate([PROMPT, rng.integers(3, 200, n)]) for n in (31, 2, 17)),
     np.concatenate([PROMPT[:20], rng.integers(3, 200, 3)]),  # a branch of a branch
@@ -139,7 +140,7 @@ def build(family: str, attention: str | None = None, **more: Any) -> LanguageMod
 
 @functools.cache
 def family_model(family: str) -> LanguageModel:
-    return build(family)
+    return build(family, "eager" if family == "gemma2" else None)  # as load_model does for the sake of its caps
 
 
 @functools.cache
@@ -288,6 +289,25 @@ def test_the_trial_does_not_depend_on_where_it_comes_first():
         assert lm.packs and lm.caches
 
 
+@pytest.mark.parametrize("trial", ["packs", "caches", "remembers"])
+def test_a_device_without_memory_says_nothing_about_a_model(trial, monkeypatch, caplog):
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    lm = build("llama")
+    assert lm._attention_replaced  # a trial of its own
+    alone = probes._alone(lm, PROMPT)
+    monkeypatch.setattr(probes, "_alone", lambda *_: alone)
+    monkeypatch.setattr(lm.model.base_model, "forward", forward)
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        getattr(lm, trial)
+    error = RuntimeError("shapes do not fit")
+    with caplog.at_level("INFO", logger="trpd_agents"):
+        assert not getattr(lm, trial)
+    assert "llama cannot be fed the fast way: RuntimeError: shapes do not fit" in caplog.text
+
+
 @pytest.mark.parametrize("told", [None, 300, 299])
 def test_a_window_beyond_the_trial_sequences_is_looked_up(told):
     lm = build("qwen2", sliding_window=300, use_sliding_window=True, max_window_layers=0)
@@ -308,11 +328,12 @@ def test_an_unknown_change_of_the_logits_is_refused_by_name(family, tokenizer, t
 def test_a_saved_model_loads_and_runs_the_same(family, tokenizer, tmp_path):
     lm = build(family, vocab_size=len(tokenizer))
     LanguageModel(lm.model, tokenizer, family).save(tmp_path)
-    loaded = load_model(str(tmp_path))
+    loaded, plain = load_model(str(tmp_path)), build(family, "eager", vocab_size=len(tokenizer))
+    assert torch.allclose(loaded.hidden(PROMPT_IDS), plain.hidden(PROMPT_IDS), atol=1e-5)  # caps are not lost
     assert loaded.packs == loaded.caches == (family in CACHED)
     with torch.no_grad():
         found, _ = loaded.encode([PROMPT])
-        assert torch.allclose(found, lm.encode([PROMPT])[0], atol=1e-5)
+        assert torch.allclose(found, plain.hidden(PROMPT_IDS)[0], atol=2e-4)
 
 
 def test_the_documentation_lists_what_is_tested_here():
@@ -323,7 +344,7 @@ def test_the_documentation_lists_what_is_tested_here():
     windows = {name for name, settings in CACHED.items() if "sliding_window" in settings}
     wanted = {name: "packed, cached" + ("; with sliding windows" if name in windows else "") for name in CACHED}
     del wanted["qwen2 with a window"]
-    assert listed == wanted | dict.fromkeys(PADDED, "padded, whole") | dict.fromkeys(REFUSED, "refused")
+    assert listed == wanted | dict.fromkeys(PADDED, "padded, plain") | dict.fromkeys(REFUSED, "refused")
 
 
 def test_a_context_ends_where_positions_would_change(tokenizer, tmp_path):

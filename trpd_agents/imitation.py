@@ -25,9 +25,10 @@ from trpd_agents.distributed import World
 from trpd_agents.errors import UserError
 from trpd_agents.learner import Learner
 from trpd_agents.models import LanguageModel, content_hash, load_model, pick_device
-from trpd_agents.rollout import Collector, Episode, Limits, Sampling, TransformersEngine
+from trpd_agents.rollout import Collector, Episode, Limits, Sampling
 from trpd_agents.rollout.demonstrate import demonstrate
 from trpd_agents.rollout.dialogues import Dialogues
+from trpd_agents.rollout.local_engine import local_engine
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.textenv.source import source_hash
 from trpd_agents.trajectory import Trajectory, pad_scored
@@ -113,7 +114,7 @@ def teacher_demonstrations(
         student.tokenizer, lm.tokenizer, student_vocab_size=student.vocab_size, teacher_vocab_size=lm.vocab_size
     )
     sampling = Sampling(max_new_tokens, frozenset(end_ids(lm.tokenizer)), seed=config.seed)
-    collector = Collector(env, TransformersEngine(lm), lm.tokenizer, sampling, Limits(max_turns))
+    collector = Collector(env, local_engine(lm), lm.tokenizer, sampling, Limits(max_turns))
     first = DEMONSTRATION_SEEDS + config.seed * config.demonstrations
     played = collector.collect([Episode(first + i, first + i) for i in range(config.demonstrations)])
     won = [trajectory for trajectory in played if trajectory.success]

@@ -36,7 +36,7 @@ def within_memory(
     try:
         return work(token_budget), token_budget
     except RuntimeError as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         reason = _first_line(error)
     # Outside of the handler: the error holds the frames of the attempt, and with them its tensors.
@@ -53,7 +53,7 @@ def within_memory(
     try:
         return work(half), half
     except RuntimeError as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         raise RunError(
             f"out of memory in the {phase}, also in micro-batches of {half} tokens ({_first_line(error)}); lower "
@@ -61,7 +61,7 @@ def within_memory(
         ) from None
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error).lower() for words in _ALLOCATOR)
 
 

@@ -30,7 +30,7 @@ from trpd_agents.feeding import ATTENTION as BY_CONVERSATION
 from trpd_agents.feeding import Feed
 from trpd_agents.lora import adapted, save_merged
 from trpd_agents.packing import ATTENTION, pack
-from trpd_agents.probes import caches_right, packs_right, sees_as_told, using
+from trpd_agents.probes import caches_right, packs_right, remembers_right, sees_as_told, using
 
 BUILTIN = "builtin:"
 
@@ -194,6 +194,13 @@ class LanguageModel:
         """
         return self._attention_replaced and caches_right(self)
 
+    @cached_property
+    def remembers(self) -> bool:
+        """Whether conversations can go on from what it remembers of them, see `conversation_states`: a trial comes out
+        right. Nearly all models do.
+        """
+        return remembers_right(self)
+
     def batches(self, sequences: Sequence[np.ndarray], token_budget: int) -> list[list[int]]:
         """Indices of `sequences` in groups for `encode`, of at most `token_budget` tokens as it encodes them.
 
@@ -328,6 +335,9 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             resolve_model(ref), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        # PyTorch's kernel knows no caps, and transformers before 5.21 takes it all the same.
+        model.set_attn_implementation("eager")
     torch.nn.Module.to(model, device)
     model.eval()
     loaded = LanguageModel(model, tokenizer, ref)

@@ -43,6 +43,8 @@ from trpd_agents.recording import stored
 from trpd_agents.rollout import Engine
 from trpd_agents.rollout.demonstrate import require_demonstrator
 from trpd_agents.rollout.engine import StudentEngine
+from trpd_agents.rollout.local_engine import plain_notices
+from trpd_agents.rollout.model_engine import ModelEngine
 from trpd_agents.rollout.open_engine import check_engine, open_engine
 from trpd_agents.run_directory import RunDirectory
 from trpd_agents.starts import make_models
@@ -127,6 +129,8 @@ def prepare(
     )
     with watch("engine"):
         ready.engine = open_engine(config, student, opened)
+        for line in plain_notices(_players(config, ready)):
+            progress.say(line)
     ready.pool = opened.enter_context(pool_of(config))
     if config.training.doctor and world.rank == 0:
         check_start(subject_of(config, ready), progress)
@@ -148,6 +152,13 @@ def prepare(
         found = evaluate_teacher(world, config, ready, progress, watch, "evaluate teacher")
         record_evaluation(world, directory, ready, "teacher", found, LoopState())
     return ready
+
+
+def _players(config: RunConfig, ready: Ready) -> list[LanguageModel]:
+    """The models that are played in this process."""
+    players = [ready.student] if isinstance(ready.engine, ModelEngine) else []
+    teacher_plays = config.evaluation.teacher or config.credit.method.guidance.kind != "none"
+    return players + list(ready.teachers.values()) if teacher_plays else players
 
 
 def pool_of(config: RunConfig) -> EnvPool:

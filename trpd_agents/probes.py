@@ -7,9 +7,10 @@ off the rule by which transformers makes its mask, since real windows are too lo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from trpd_agents.attention import attend
 from trpd_agents.conversation_cache import ConversationCache
+from trpd_agents.conversation_states import Remembered, advance
 from trpd_agents.feeding import plan_feed
+from trpd_agents.memory import out_of_memory
 from trpd_agents.packing import ATTENTION as PACKED
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ WATCHED = "trpd_watched"  # the attention implementation that reports what it is
 UNLIMITED = 1 << 15  # tokens; how far a layer's view is followed in a model that names no limit
 UNFIT = (TypeError, RuntimeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError)
 """What models raise that do not know what they are given."""
+
+logger = logging.getLogger(__name__)
 
 
 def packs_right(lm: LanguageModel) -> bool:
@@ -40,8 +45,8 @@ def packs_right(lm: LanguageModel) -> bool:
         try:
             with using(lm.model.config, PACKED):
                 states, columns = lm.encode_packed(sequences)
-        except UNFIT:
-            return False
+        except UNFIT as error:
+            return _unfit(lm, error)
     return all(_same(states[torch.from_numpy(at).to(lm.device)], w) for at, w in zip(columns, wanted, strict=True))
 
 
@@ -60,11 +65,33 @@ def caches_right(lm: LanguageModel) -> bool:
             ids = torch.from_numpy(np.concatenate([sequences[row][span] for row, span in spans])).to(lm.device)
             try:
                 states = lm.extend(ids, feed, cache)
-            except UNFIT:
-                return False
+            except UNFIT as error:
+                return _unfit(lm, error)
             if not _same(states, torch.cat([wanted[row][span] for row, span in spans])):
                 return False
             cache.lengths[rows] += counts
+    return True
+
+
+def remembers_right(lm: LanguageModel) -> bool:
+    """Whether `lm` goes on right from what it remembers of conversations, put side by side and taken apart again."""
+    rng = np.random.default_rng(2)
+    sequences = [rng.integers(0, lm.vocab_size, n).tolist() for n in (27, 12, 18)]
+    memories: list[Any] = [None] * len(sequences)
+    ends = [0] * len(sequences)
+    with _trying(lm):
+        wanted = [_alone(lm, np.array(ids)) for ids in sequences]
+        for counts in ([19, 0, 3], [0, 7, 3], [6, 4, 11], [1, 1, 1]):
+            starts, ends = ends, [end + count for end, count in zip(ends, counts, strict=True)]
+            spans = [slice(start, end) for start, end in zip(starts, ends, strict=True)]
+            feeds = [ids[span] for ids, span in zip(sequences, spans, strict=True)]
+            try:
+                found, memories = advance(Remembered, lm, memories, feeds, counts)
+            except UNFIT as error:
+                return _unfit(lm, error)
+            for states, alone, span in zip(found, wanted, spans, strict=True):
+                if len(states) and not _same(states, alone[span]):
+                    return False
     return True
 
 
@@ -103,8 +130,8 @@ def sees_as_told(lm: LanguageModel) -> bool:
     try:
         with _trying(lm), using(lm.model.config, WATCHED):
             lm.hidden(torch.zeros(1, 2, dtype=torch.int64, device=lm.device))  # two: of one, everything is seen
-    except UNFIT:
-        return False
+    except UNFIT as error:
+        return _unfit(lm, error)
     finally:
         del AttentionInterface._global_mapping[WATCHED], AttentionMaskInterface._global_mapping[WATCHED]
     length = getattr(config, "max_position_embeddings", None) or UNLIMITED
@@ -133,6 +160,18 @@ def using(config: Any, attention: str) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+def _unfit(lm: LanguageModel, error: Exception) -> Literal[False]:
+    """Log why `lm` takes the slower way.
+
+    Raises:
+        Exception: `error` itself, if it is about the device and not about the model.
+    """
+    if out_of_memory(error) or isinstance(error, getattr(torch, "AcceleratorError", ())):
+        raise error
+    logger.info("%s cannot be fed the fast way: %s: %s", lm.ref, type(error).__name__, error)
+    return False
 
 
 @contextmanager

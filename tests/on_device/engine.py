@@ -7,12 +7,16 @@ import pytest
 import torch
 from pretend_device import DEVICE, moved
 from pretend_graph import PretendGraphs
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from trpd_agents.models import LanguageModel
 from trpd_agents.rollout import Request, Sampling, TransformersEngine
+from trpd_agents.rollout.model_engine import ModelEngine
+from trpd_agents.rollout.plain_engine import PlainEngine
 from trpd_agents.scoring import score_tokens
 
 
-def converse(engine: TransformersEngine, sampling: Sampling) -> list[object]:
+def converse(engine: ModelEngine, sampling: Sampling) -> list[object]:
     rng = np.random.default_rng(5)
     opening = rng.integers(3, 262, 20).tolist()
     said: list[object] = []
@@ -70,3 +74,27 @@ def test_captured_decoding(make_lm, ends, temperature):
     graphs = PretendGraphs()
     same(converse(TransformersEngine(moved(make_lm()), graphs), sampling), wanted)
     assert len(graphs.results) > 1
+
+
+RECURRENT = {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2, "chunk_size": 16},
+}
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_conversations_with_recurrent_layers(family, ends, monkeypatch):
+    # A tensor in Python that was made in inference mode has no views outside of it; a device's own has.
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}
+    config = AutoConfig.for_model(family, vocab_size=270, intermediate_size=64, **heads, **RECURRENT[family])
+    config.initializer_range = 0.2
+
+    def lm() -> LanguageModel:
+        torch.manual_seed(0)
+        return LanguageModel(AutoModelForCausalLM.from_config(config).eval(), None, family)
+
+    sampling = Sampling(max_new_tokens=7, end_ids=ends, seed=3)
+    there = moved(lm())
+    assert there.remembers and not there.caches
+    same(converse(PlainEngine(there), sampling), converse(PlainEngine(lm()), sampling))

@@ -29,7 +29,8 @@ from trpd_agents.evaluation.roc import Auroc, auroc_over_episodes, draw_episodes
 from trpd_agents.models import LanguageModel, read_outline
 from trpd_agents.preparation import check_models
 from trpd_agents.progress import Progress
-from trpd_agents.rollout import Collector, Episode, Limits, Sampling, TransformersEngine
+from trpd_agents.rollout import Collector, Episode, Limits, Sampling
+from trpd_agents.rollout.local_engine import local_engine
 from trpd_agents.starts import make_start
 from trpd_agents.teacher import LocalTeacher
 from trpd_agents.textenv import EnvSpec, check_environment, make
@@ -206,7 +207,7 @@ def _play(
     rollout = config.rollout
     sampling = Sampling(rollout.max_new_tokens, frozenset(end_ids(lm.tokenizer)), seed=EVALUATION_STREAM)
     limits = Limits(max_turns, rollout.max_tokens, rollout.episode_seconds)
-    collector = Collector(env, TransformersEngine(lm), lm.tokenizer, sampling, limits)
+    collector = Collector(env, local_engine(lm), lm.tokenizer, sampling, limits)
     with progress.phase("student: plays", episodes) as shown:
         finished = itertools.count(1)
         plan = [Episode(first_seed + i, first_seed + i) for i in range(episodes)]

@@ -143,7 +143,8 @@ def play(world: World, work: dict[str, Any]) -> Evaluation:
     from trpd_agents.textenv import EnvSpec
 
     share = len(world.shard(range(work["options"]["episodes"] * work["options"]["repeats"])))
-    with Progress(quiet=world.rank > 0).phase(f"evaluate {work['model']}", share) as shown:
+    progress = Progress(quiet=world.rank > 0)
+    with progress.phase(f"evaluate {work['model']}", share) as shown:
         finished = itertools.count(1)
         return evaluate(
             work["model"],
@@ -151,6 +152,7 @@ def play(world: World, work: dict[str, Any]) -> Evaluation:
             **work["options"],
             world=world,
             on_finish=lambda _: shown.update(next(finished)),
+            say=progress.say,
         )
 
 

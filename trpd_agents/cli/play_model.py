@@ -8,7 +8,7 @@ from trpd_agents.models import load_model, pick_device
 from trpd_agents.rollout import Sampling
 from trpd_agents.rollout.dialogues import Dialogues
 from trpd_agents.rollout.engine import Request
-from trpd_agents.rollout.transformers_engine import TransformersEngine
+from trpd_agents.rollout.local_engine import local_engine
 from trpd_agents.trajectory import Stop
 
 MAX_TOKENS = 2048  # of a conversation, as in `trpd eval`
@@ -19,7 +19,7 @@ class ModelPlayer:
 
     def __init__(self, model: str, max_new_tokens: int):
         lm = load_model(model, device=pick_device())
-        self._engine = TransformersEngine(lm)
+        self._engine = local_engine(lm)
         self._dialogues = Dialogues(lm.tokenizer)
         self._sampling = Sampling(max_new_tokens, frozenset(end_ids(lm.tokenizer)))
         self._dialogue: Dialogue | None = None

@@ -19,7 +19,8 @@ from trpd_agents.distributed import World
 from trpd_agents.errors import UserError
 from trpd_agents.evaluation.statistics import Estimate, mean_pass_at_k, success_rate
 from trpd_agents.models import LanguageModel, load_model, pick_device
-from trpd_agents.rollout import Collector, Engine, Episode, Limits, Sampling, TransformersEngine
+from trpd_agents.rollout import Collector, Engine, Episode, Limits, Sampling
+from trpd_agents.rollout.local_engine import local_engine, plain_notices
 from trpd_agents.rollout.seats import OTHER_SEAT
 from trpd_agents.textenv import EnvSpec, make
 from trpd_agents.textenv.open_pool import open_pool
@@ -99,6 +100,7 @@ def evaluate(
     engine: Engine | None = None,
     pool: EnvPool | None = None,
     workers: int | Literal["auto"] = "auto",
+    say: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Play `episodes` environment seeds, `repeats` times each, and count.
 
@@ -113,6 +115,7 @@ def evaluate(
         engine: plays in place of the model's own; the model's tokenizer is used with it.
         pool: where the environments are; it stays open. Without one they are in one of `workers` processes, see
             `open_pool`, which end with the evaluation.
+        say: told at the start if the model has to be played by the slower engine.
 
     Raises:
         UserError: unknown model or environment, or no turn limit anywhere.
@@ -125,7 +128,11 @@ def evaluate(
         if isinstance(model, LanguageModel)
         else load_model(model, device=pick_device(device), trust_remote_code=trust_remote_code, processes=world.size)
     )
-    engine = engine or TransformersEngine(lm)
+    if engine is None:
+        engine = local_engine(lm)
+        if say is not None:
+            for line in plain_notices([lm]):
+                say(line)
     sampling = Sampling(max_new_tokens, frozenset(end_ids(lm.tokenizer)), temperature, seed=EVALUATION_STREAM)
     limits = Limits(limit, max_tokens, episode_seconds)
     plan = [Episode(seed + i, (seed + i) * repeats + r) for i in range(episodes) for r in range(repeats)]

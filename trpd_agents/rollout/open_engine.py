@@ -14,8 +14,8 @@ from trpd_agents.errors import UserError
 from trpd_agents.models import LanguageModel, has_bfloat16, pick_autocast
 from trpd_agents.rollout.captured import CudaGraphs
 from trpd_agents.rollout.engine import StudentEngine
+from trpd_agents.rollout.local_engine import local_engine
 from trpd_agents.rollout.student_weights import plain_copy
-from trpd_agents.rollout.transformers_engine import TransformersEngine
 from trpd_agents.rollout.vllm_engine import VLLMEngine
 from trpd_agents.rollout.vllm_process import require_served, require_vllm
 from trpd_agents.rollout.vllm_server_engine import VLLMServerEngine, ask_for_model
@@ -26,6 +26,9 @@ def open_engine(config: RunConfig, lm: LanguageModel, opened: ExitStack) -> Stud
 
     Where it shares them with `lm` it goes along as that is trained; one that plays ahead, or computes in another
     precision, samples with these until it is given others.
+
+    Raises:
+        UserError: CUDA graphs for a model that the transformers engine cannot play with.
     """
     settings, max_tokens = config.rollout.engine, config.rollout.max_tokens
     if isinstance(settings, VLLMEngineConfig):
@@ -40,7 +43,7 @@ def open_engine(config: RunConfig, lm: LanguageModel, opened: ExitStack) -> Stud
         lm = plain_copy(lm, torch.bfloat16)
     elif config.training.staleness:
         lm = dataclasses.replace(lm, model=copy.deepcopy(lm.model))
-    return TransformersEngine(lm, CudaGraphs() if settings.cuda_graphs else None)
+    return local_engine(lm, CudaGraphs() if settings.cuda_graphs else None)
 
 
 def samples_in_bfloat16(settings: TransformersEngineConfig, learner_dtype: str, device: torch.device) -> bool:

@@ -16,7 +16,7 @@ from trpd_agents.models import load_model, pick_device
 from trpd_agents.rollout.dialogues import Dialogues
 from trpd_agents.rollout.engine import Sampling
 from trpd_agents.rollout.live import Episode, Live, Player
-from trpd_agents.rollout.transformers_engine import TransformersEngine
+from trpd_agents.rollout.local_engine import local_engine
 from trpd_agents.textenv.agent_env import Ending
 from trpd_agents.textenv.textarena_matches import SELF, seat_of
 
@@ -46,7 +46,7 @@ class Players:
                 self.sampling.temperature,
                 self.sampling.seed,
             )
-            self._loaded[name] = Player(TransformersEngine(lm), Dialogues(lm.tokenizer), sampling)
+            self._loaded[name] = Player(local_engine(lm), Dialogues(lm.tokenizer), sampling)
         return self._loaded[name]
 
 

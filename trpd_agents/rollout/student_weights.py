@@ -34,6 +34,8 @@ def plain_copy(lm: LanguageModel, dtype: torch.dtype) -> LanguageModel:
         model.load_state_dict(plain_state(lm.model))
     copied = dataclasses.replace(lm, model=model)
     copied.packs, copied.caches = packs, caches
+    if not caches:
+        copied.remembers = lm.remembers
     return copied
 
 

@@ -8,96 +8,41 @@ tokens are the same whatever it shares a batch with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from trpd_agents.batching import position_chunk
 from trpd_agents.conversation_cache import ConversationCache
 from trpd_agents.errors import UserError
 from trpd_agents.feeding import Feed, passes, plan_feed
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.captured import Capture, CapturedDecode
 from trpd_agents.rollout.engine import Completion, Request, Sampling
+from trpd_agents.rollout.model_engine import ModelEngine
 from trpd_agents.rollout.prefixes import WORTHWHILE, best_donor, shared_length, twins
 from trpd_agents.rollout.sampling import sample
-from trpd_agents.scoring import score_tokens
-from trpd_agents.trajectory import Scores, Stop
+from trpd_agents.trajectory import Stop
 
 CROWDED = 0.5  # decoding closes ranks when at most this share of its rows are still open
 
 
-class TransformersEngine:
-    """Samples from a `LanguageModel`. It shares the model's weights: after an update in place nothing is copied.
+class TransformersEngine(ModelEngine):
+    """Samples from a `LanguageModel` that `caches`.
 
-    `encoded` counts the tokens that went through the model, padding not included. With `capture`, the decoding pass is
-    captured and replayed (see `captured`; `CudaGraphs()` on a GPU).
+    With `capture`, the decoding pass is captured and replayed (see `captured`; `CudaGraphs()` on a GPU).
     """
 
     def __init__(self, lm: LanguageModel, capture: Capture | None = None):
-        self.lm = lm
-        self.version = 0
-        self.encoded = 0
+        super().__init__(lm)
         self._cache = ConversationCache(lm.model.config.get_text_config().num_hidden_layers, lm.device)
         self._replayed = None if capture is None else CapturedDecode(self._pass, self._cache, lm.model.dtype, capture)
-        self._unfed: dict[int, list[int]] = {}  # a conversation's last token, not yet in the cache
         self._begun: dict[int, tuple[int, Sequence[int]]] = {}  # with which weights, and with which tokens
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Continue every request's conversation by one action."""
-        with torch.inference_mode():
-            feeds = self._feeds(requests)
-            for request, feed in zip(requests, feeds, strict=True):
-                if not feed:
-                    raise ValueError(f"conversation {request.conversation} is empty: there is nothing to go on from")
-            hidden = self._encode(requests, feeds, [1] * len(requests))
-            return self._decode(requests, hidden, sampling)
-
-    def append(self, requests: Sequence[Request], counts: Sequence[int]) -> list[np.ndarray]:
-        """Encode tokens that are given; float32 `[counts[i]]`, nats: the log-probabilities of the last ones of each.
-
-        Raises:
-            ValueError: a count asks for tokens that were not given, or for a conversation's first one, which nothing
-                predicts.
-        """
-        sequences = self._feeds(requests)
-        for request, sequence, count in zip(requests, sequences, counts, strict=True):
-            if not 0 <= count <= min(len(request.tokens), len(sequence) - 1):
-                raise ValueError(
-                    f"counts: found {count} for conversation {request.conversation}, wanted at most its "
-                    f"{len(request.tokens)} new tokens, each with one before it"
-                )
-        with torch.inference_mode():
-            predictors = self._encode(requests, [s[:-1] for s in sequences], counts)
-            tokens = [token for s, count in zip(sequences, counts, strict=True) for token in s[len(s) - count :]]
-            values = self._logprobs(predictors, torch.tensor(tokens, dtype=torch.int64, device=self.lm.device))
-        for request, sequence in zip(requests, sequences, strict=True):
-            self._unfed[request.conversation] = sequence[-1:]
-        return np.split(values, np.cumsum(counts)[:-1]) if len(counts) else []
-
     def release(self, conversations: Sequence[int]) -> None:
+        super().release(conversations)
         for conversation in conversations:
-            self._unfed.pop(conversation, None)
             self._begun.pop(conversation, None)
         self._cache.leave(conversations)
-
-    def rest(self) -> None:
-        """Nothing: its memory is the model's."""
-
-    def load_weights(self, state: Mapping[str, torch.Tensor], version: int) -> None:
-        own = self.lm.model.state_dict()
-        if any(state[name].data_ptr() != tensor.data_ptr() for name, tensor in own.items()):
-            self.lm.model.load_state_dict(dict(state))
-        self.version = version
-
-    def logprobs(
-        self, sequences: Sequence[np.ndarray], positions: Sequence[np.ndarray], top_k: int = 0
-    ) -> list[Scores]:
-        return score_tokens(self.lm, sequences, positions, top_k=top_k)
-
-    def _feeds(self, requests: Sequence[Request]) -> list[list[int]]:
-        return [[*self._unfed.get(r.conversation, ()), *r.tokens] for r in requests]
 
     # Encoding what was said
 
@@ -196,17 +141,6 @@ class TransformersEngine:
     def _pass(self, ids: torch.Tensor, feed: Feed) -> torch.Tensor:
         """Hidden states `[N, H]` of `ids` `[N]`; their keys and values are in the cache then."""
         return self.lm.extend(ids, feed, self._cache)
-
-    def _logprobs(self, predictors: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
-        """Float32 `[n]`, nats: log-probabilities of `tokens` `[n]`, from a chunk of distributions at a time."""
-        if not len(tokens):
-            return np.zeros(0, dtype=np.float32)
-        chunk = position_chunk(self.lm.vocab_size)
-        parts = [
-            self.lm.logits(hidden).float().log_softmax(-1).gather(-1, token[:, None])[:, 0]
-            for hidden, token in zip(predictors.split(chunk), tokens.split(chunk), strict=True)
-        ]
-        return torch.cat(parts).cpu().numpy()
 
     # Saying something
 

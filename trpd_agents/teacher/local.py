@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.engine import Engine
-from trpd_agents.rollout.transformers_engine import TransformersEngine
+from trpd_agents.rollout.local_engine import local_engine
 from trpd_agents.scoring import score_tokens
 from trpd_agents.trajectory import Scores, Trajectory
 
@@ -38,7 +39,11 @@ class LocalTeacher:
         self.entropy = entropy
         self.keep_hidden = keep_hidden
         self.token_budget = token_budget
-        self.engine: Engine = TransformersEngine(lm)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Plays with `lm`; made when it is first asked for."""
+        return local_engine(self.lm)
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[Scores]:
         return score_tokens(
