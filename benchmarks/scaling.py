@@ -23,14 +23,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 from one_step import Cost, Setting, measure  # noqa: E402
 
 BASE = Setting()
+SIZES = {"tiny": 64, "3 M": 256, "13 M": 512, "50 M": 1024}  # hidden units
+
+
+def sized(name: str, dtype: str = "float32") -> Setting:
+    h = SIZES[name]
+    return replace(BASE, hidden=h, heads=max(4, h // 32), intermediate=h * 8 // 3, turns=4, dtype=dtype)
+
+
 SWEEPS: dict[str, list[tuple[str, Setting]]] = {
     "turns": [(str(n), replace(BASE, turns=n, episodes=8)) for n in (8, 16, 32, 64, 128)],
     "turns, window of 256": [(str(n), replace(BASE, turns=n, episodes=8, window=256)) for n in (8, 16, 32, 64, 128)],
     "episodes": [(str(n), replace(BASE, episodes=n, turns=2)) for n in (8, 32, 128, 512, 1024)],
     "vocabulary": [(f"{n:,}", replace(BASE, vocabulary=n, turns=2)) for n in (1_024, 8_192, 32_768, 151_936)],
-    "model": [
-        (name, replace(BASE, hidden=h, heads=max(4, h // 32), intermediate=h * 8 // 3, turns=4))
-        for name, h in (("tiny", 64), ("3 M", 256), ("13 M", 512), ("50 M", 1024))
+    "model": [(name, sized(name)) for name in SIZES],
+    "precision": [
+        (f"{name}, {dtype}", sized(name, dtype)) for name in list(SIZES)[1:] for dtype in ("float32", "bfloat16")
     ],
 }
 

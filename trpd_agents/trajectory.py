@@ -168,49 +168,60 @@ def pad_scored(trajectories: Sequence[Trajectory]) -> ScoredBatch:
     B = len(trajectories)
     T = max((len(t.tokens) for t in trajectories), default=0)
     K = max((len(t.turns) for t in trajectories), default=0)
-    action = torch.zeros(B, T, dtype=torch.bool)
-    guided = torch.zeros(B, T, dtype=torch.bool)
-    turn = torch.full((B, T), -1, dtype=torch.int64)
-    ls = torch.zeros(B, T)
-    lt = torch.zeros(B, T)
-    ok = torch.ones(B, K, dtype=torch.bool)
-    complete = torch.ones(B, K, dtype=torch.bool)
-    available = torch.zeros(B, dtype=torch.bool)
     widths = {t.scores.top_ids.shape[1] for t in trajectories if t.scores is not None and t.scores.top_ids is not None}
     if len(widths) > 1:
         raise ValueError(
             f"trajectories carry different numbers of top tokens: {sorted(widths)}; score them with one top_k"
         )
     k = widths.pop() if widths else 0
-    top_ids = torch.zeros(B, T, k, dtype=torch.int64) if k else None
-    top_lt = torch.full((B, T, k), -torch.inf) if k else None
+    # Filled in as arrays, of which a small piece is written much faster than of a tensor.
+    action, guided = np.zeros((B, T), dtype=bool), np.zeros((B, T), dtype=bool)
+    turn = np.full((B, T), -1, dtype=np.int64)
+    ls, lt = np.zeros((B, T), dtype=np.float32), np.zeros((B, T), dtype=np.float32)
+    ok, complete = np.ones((B, K), dtype=bool), np.ones((B, K), dtype=bool)
+    repeat = np.zeros((B, K), dtype=bool)
+    available = np.zeros(B, dtype=bool)
+    top_ids = np.zeros((B, T, k), dtype=np.int64) if k else None
+    top_lt = np.full((B, T, k), -np.inf, dtype=np.float32) if k else None
     with_entropy = any(t.scores is not None and t.scores.entropy is not None for t in trajectories)
-    entropy = torch.full((B, T), torch.nan) if with_entropy else None
+    entropy = np.full((B, T), np.nan, dtype=np.float32) if with_entropy else None
     outcomes = [t.success for t in trajectories]
     success = None if None in outcomes else torch.tensor(outcomes, dtype=torch.bool)
-    repeat = torch.zeros(B, K, dtype=torch.bool)
     for b, trajectory in enumerate(trajectories):
-        n = len(trajectory.tokens)
-        action[b, :n] = torch.from_numpy(trajectory.authored("student"))
-        guided[b, :n] = torch.from_numpy(trajectory.authored("teacher"))
-        turn[b, :n] = torch.from_numpy(trajectory.turn_index())
-        ls[b, :n] = torch.from_numpy(trajectory.logprobs)
+        ls[b, : len(trajectory.tokens)] = trajectory.logprobs
         for j, played in enumerate(trajectory.turns):
+            span = slice(*played.action)
+            turn[b, span] = j
+            action[b, span] = played.author == "student"
+            guided[b, span] = played.author == "teacher"
             ok[b, j] = played.ok
             complete[b, j] = played.stop is Stop.END
-        repeat[b, : len(trajectory.turns)] = torch.from_numpy(trajectory.repeats())
+        repeat[b, : len(trajectory.turns)] = trajectory.repeats()
         scores = trajectory.scores
         if scores is None:
             continue
         available[b] = True
-        positions = torch.from_numpy(scores.positions)
-        lt[b, positions] = torch.from_numpy(scores.lt)
+        lt[b, scores.positions] = scores.lt
         if top_ids is not None and top_lt is not None and scores.top_ids is not None and scores.top_lt is not None:
-            top_ids[b, positions] = torch.from_numpy(scores.top_ids.astype(np.int64))
-            top_lt[b, positions] = torch.from_numpy(scores.top_lt)
+            top_ids[b, scores.positions] = scores.top_ids
+            top_lt[b, scores.positions] = scores.top_lt
         if entropy is not None and scores.entropy is not None:
-            entropy[b, positions] = torch.from_numpy(scores.entropy)
-    ids = torch.tensor([t.id for t in trajectories], dtype=torch.int64)
+            entropy[b, scores.positions] = scores.entropy
+    ids = np.array([t.id for t in trajectories], dtype=np.int64)
+    tensor = torch.from_numpy
     return ScoredBatch(
-        action, guided, turn, ls, lt, ok, complete, ids, available, top_ids, top_lt, entropy, success, repeat
+        tensor(action),
+        tensor(guided),
+        tensor(turn),
+        tensor(ls),
+        tensor(lt),
+        tensor(ok),
+        tensor(complete),
+        tensor(ids),
+        tensor(available),
+        None if top_ids is None else tensor(top_ids),
+        None if top_lt is None else tensor(top_lt),
+        None if entropy is None else tensor(entropy),
+        success,
+        tensor(repeat),
     )

@@ -72,8 +72,8 @@ def parse_calls(text: str) -> list[Call | BadCall]:
 
 def _parse_body(body: str) -> Call | BadCall:
     try:
-        data = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite_float)
-        json.dumps(data, ensure_ascii=False).encode()
+        data = _DECODER.decode(body)
+        _ENCODER.encode(data).encode()
     except UnicodeEncodeError:
         return BadCall("the call contains a lone surrogate", body)
     except (ValueError, RecursionError):  # the ValueErrors include integers of more digits than Python converts
@@ -98,3 +98,8 @@ def _finite_float(digits: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{digits} is out of range")
     return value
+
+
+# Made once: `json.loads` and `json.dumps` make theirs anew at every call that is not of the plainest kind.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
