@@ -187,9 +187,11 @@ def test_workers_that_cannot_start_end_the_run(monkeypatch) -> None:
 # The end of the parent
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from trpd_agents.textenv import EnvSpec
 from trpd_agents.textenv.workers import Workers
+# A shell's background jobs, tests among them, ignore it otherwise.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Workers(2, 60.0) as pool:
     for seed in range(4):
         pool.open(EnvSpec({env!r}, {{"what": "sleep", "bad": [3], "folder": {folder!r}}}), seed)
