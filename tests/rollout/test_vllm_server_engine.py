@@ -92,6 +92,7 @@ def url(tokenizer, tmp_path_factory) -> Iterator[str]:
         "--dtype": "float32",
         "--max-model-len": MAX_TOKENS + 1,
         "--max-num-seqs": 8,
+        "--max-num-batched-tokens": 512,
         "--kv-cache-memory-bytes": 50_000_000,
         "--logprobs-mode": "raw_logprobs",
         "--generation-config": "vllm",
@@ -99,6 +100,7 @@ def url(tokenizer, tmp_path_factory) -> Iterator[str]:
     }
     surroundings = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
+    command.append("--no-enable-chunked-prefill")
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
             command + [str(word) for pair in options.items() for word in pair],
@@ -138,6 +140,9 @@ def test_a_real_server_plays_and_takes_tied_weights(url, tokenizer, ends, tmp_pa
     given = [Request(7, [5, 6, 7, 8], key=7)]
     np.testing.assert_allclose(engine.append(given, [2])[0], plain.append(given, [2])[0], atol=1e-4)
     engine.release([0, 1, 2, 7])
+    long = [Request(c, rng.integers(3, 262, MAX_TOKENS - 8).tolist(), key=c) for c in range(20, 40)]
+    assert all(answer.tokens for answer in engine.generate(long, Sampling(8, ends, seed=1)))  # by several passes
+    engine.release(range(20, 40))
 
     probe = WeightProbe(engine, lm, World())
     probe.start(openings(ENV, lm, [1]))

