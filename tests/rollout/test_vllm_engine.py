@@ -199,7 +199,7 @@ def test_an_error_of_vllm_says_how_to_go_on(engine, monkeypatch):
         raise RuntimeError("EngineCore died\nsomewhere")
 
     monkeypatch.setattr(engine._llm, "generate", broken)
-    with pytest.raises(RunError, match=r"vLLM failed while it sampled \(RuntimeError: EngineCore died\).*--resume"):
+    with pytest.raises(RunError, match=r"vLLM failed \(RuntimeError: EngineCore died\).*--resume"):
         engine.generate([Request(0, [5, 6], key=0)], Sampling(1, frozenset()))
 
 

@@ -131,7 +131,7 @@ class VLLMEngine(WholeConversations):
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0]
             raise RunError(
-                f"vLLM failed while it sampled ({type(error).__name__}: {reason}). All that was written before is "
+                f"vLLM failed ({type(error).__name__}: {reason}). All that was written before is "
                 "whole; go on with: trpd train --resume RUN_DIR"
             ) from error
 
