@@ -61,15 +61,6 @@ def opened(config: RunConfig, lm: LanguageModel) -> TransformersEngine:
     return engine
 
 
-def move(lm: LanguageModel, size: float) -> None:
-    """An update of what is trained."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in lm.model.parameters():
-            if parameter.requires_grad:
-                parameter += size * torch.randn(parameter.shape, generator=generator)
-
-
 def played(engine: TransformersEngine, ends: frozenset[int]) -> list[Any]:
     collector = Collector(ENV, engine, engine.lm.tokenizer, Sampling(6, ends, seed=2), Limits(3, 1024))
     return collector.collect([Episode(seed, seed) for seed in range(6)])
@@ -122,7 +113,7 @@ def test_tied_weights_stay_tied_in_the_copy(make_lm):
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["whole", "adapters"])
-def test_a_push_renews_the_copy_in_place(recipe, make_lm, lora):
+def test_a_push_renews_the_copy_in_place(recipe, make_lm, lora, move):
     """A captured decoding pass reads these very addresses."""
     lm = make_lm(0)
     if lora:
@@ -146,7 +137,7 @@ def test_a_push_renews_the_copy_in_place(recipe, make_lm, lora):
     assert any(not torch.equal(value, kept[name]) for name, value in now.items())
 
 
-def test_a_replayed_decoding_pass_goes_on_with_the_new_weights(make_lm, ends):
+def test_a_replayed_decoding_pass_goes_on_with_the_new_weights(make_lm, ends, move):
     """It was captured before the push. What stands in for a graph here holds no addresses: those are tested above."""
     lm, programs = make_lm(0), []
 
@@ -171,7 +162,7 @@ def test_a_replayed_decoding_pass_goes_on_with_the_new_weights(make_lm, ends):
     assert found == wanted and found != first
 
 
-def test_a_missed_update_is_noticed_above_the_noise_of_bfloat16(recipe, make_lm, ends):
+def test_a_missed_update_is_noticed_above_the_noise_of_bfloat16(recipe, make_lm, ends, move):
     lm = make_lm(0)
     engine = opened(recipe(), lm)
     probe = WeightProbe(engine, lm, World())
@@ -184,7 +175,7 @@ def test_a_missed_update_is_noticed_above_the_noise_of_bfloat16(recipe, make_lm,
     assert probe.pushed() < 0.1
 
 
-def test_playing_ahead_keeps_adapters_in_a_copy_of_float32(recipe, make_lm):
+def test_playing_ahead_keeps_adapters_in_a_copy_of_float32(recipe, make_lm, move):
     lm = make_lm(0)
     add_adapters(lm.model, LORA, seed=3)
     config = recipe(

@@ -43,15 +43,6 @@ class Elsewhere(WholeConversations):
         return score_tokens(self._model, sequences, positions, top_k=top_k)
 
 
-def move(lm: LanguageModel, size: float) -> None:
-    """An update of what is trained."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in lm.model.parameters():
-            if parameter.requires_grad:
-                parameter += size * torch.randn(parameter.shape, generator=generator)
-
-
 @pytest.fixture
 def lm(make_lm) -> LanguageModel:
     """With adapters that have not learned anything yet."""
@@ -64,7 +55,7 @@ def score(lm: LanguageModel) -> np.ndarray:
     return score_tokens(lm, TEXT, AT)[0].lt
 
 
-def test_what_was_learned_by_adapters_arrives_where_there_are_none(lm, make_lm):
+def test_what_was_learned_by_adapters_arrives_where_there_are_none(lm, make_lm, move):
     engine = Elsewhere(make_lm(0))
     probe = WeightProbe(engine, lm, World())
     assert probe.start(TEXT) < 1e-5
@@ -77,7 +68,7 @@ def test_what_was_learned_by_adapters_arrives_where_there_are_none(lm, make_lm):
     assert probe.pushed() < 1e-5 and engine.version == 1
 
 
-def test_a_push_changes_nothing_in_the_trained_model(lm, make_lm):
+def test_a_push_changes_nothing_in_the_trained_model(lm, make_lm, move):
     move(lm, 0.1)
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
     places = {name: value.data_ptr() for name, value in lm.model.state_dict().items()}
@@ -99,14 +90,14 @@ def test_without_adapters_the_weights_are_the_trained_tensors(make_lm):
     assert all(state[name].data_ptr() == value.data_ptr() for name, value in model.state_dict().items())
 
 
-def test_an_engine_that_shares_the_adapted_model_is_given_nothing(lm):
+def test_an_engine_that_shares_the_adapted_model_is_given_nothing(lm, move):
     engine = TransformersEngine(lm)
     move(lm, 0.1)
     push_weights(engine, lm, 5)
     assert engine.version == 5 and engine.lm is lm
 
 
-def test_adapters_are_merged_in_float32_and_rounded_once(lm):
+def test_adapters_are_merged_in_float32_and_rounded_once(lm, move):
     """Also on their way into a copy in bfloat16, where the sum of two roundings would be another weight."""
     move(lm, 0.1)
     wanted = {
@@ -124,7 +115,7 @@ def test_adapters_are_merged_in_float32_and_rounded_once(lm):
     assert wanted and all(torch.equal(push[name], value) for name, value in wanted.items())
 
 
-def test_a_model_without_its_adapters_is_the_plain_one(lm, make_lm):
+def test_a_model_without_its_adapters_is_the_plain_one(lm, make_lm, move):
     move(lm, 0.1)
     strip_adapters(lm.model)
     plain = make_lm(0).model.state_dict()

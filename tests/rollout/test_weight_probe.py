@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,24 +16,10 @@ from trpd_agents.rollout.weight_probe import WeightProbe, openings, share_arrive
 from trpd_agents.textenv import EnvSpec
 
 ENV = EnvSpec("GuessNumber-v0", {"high": 9, "max_turns": 4})
-Move = Callable[[LanguageModel, float], None]
 
 
 def twin(lm: LanguageModel) -> LanguageModel:
     return LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.ref)
-
-
-@pytest.fixture
-def move() -> Move:
-    """`move(lm, size)`: an update of its weights."""
-
-    def by(lm: LanguageModel, size: float) -> None:
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in lm.model.parameters():
-                parameter += size * torch.randn(parameter.shape, generator=generator)
-
-    return by
 
 
 @pytest.fixture
