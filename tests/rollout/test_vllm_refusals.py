@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel, ValidationError, field_validator
+from transformers import MambaConfig
 
 from trpd_agents.config import parse_config
 from trpd_agents.config.engine import VLLMEngineConfig
@@ -133,7 +135,7 @@ def test_a_device_that_vllm_cannot_use_is_refused(installed, settings, device, e
         require_vllm(settings, device)
 
 
-def test_attention_heads_without_a_kernel_are_refused_on_a_cpu_only(monkeypatch):
+def test_attention_heads_without_a_kernel_are_refused_on_a_cpu_only(monkeypatch, tmp_path):
     """The built-in models are too small for vLLM's CPU build."""
     backend = types.ModuleType("vllm.v1.attention.backends.cpu_attn")
     backend.CPUAttentionBackend = types.SimpleNamespace(get_supported_head_sizes=lambda: [32, 64])  # type: ignore[attr-defined]
@@ -145,6 +147,26 @@ def test_attention_heads_without_a_kernel_are_refused_on_a_cpu_only(monkeypatch)
     ):
         require_served("builtin:tiny", False, "cpu")
     require_served("builtin:tiny", False, "cuda")
+    MambaConfig().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"on a CPU: it has no attention; set rollout.engine=transformers"):
+        require_served(str(tmp_path), False, "cpu")
+
+
+def test_the_reason_of_a_refusal_is_what_was_wrong_and_not_where_to_read_on():
+    class Settings(BaseModel):
+        @field_validator("length", check_fields=False)
+        @classmethod
+        def check(cls, length: int) -> int:
+            raise ValueError("short of memory")
+
+        length: int
+
+    with pytest.raises(ValidationError) as caught:
+        Settings(length=3)
+    assert str(caught.value).splitlines()[-1].strip().startswith("For further information")
+    assert vllm_process._reason(caught.value) == "Value error, short of memory"
+    assert vllm_process._reason(RuntimeError("while loading\nno such layer\n")) == "no such layer"
+    assert vllm_process._reason(RuntimeError()) == "RuntimeError"
 
 
 def test_weights_of_another_model_are_refused():

@@ -82,6 +82,11 @@ def require_served(source: str, trust_remote_code: bool, device: str) -> None:
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     config = AutoConfig.from_pretrained(resolve_model(source), trust_remote_code=trust_remote_code).get_text_config()
+    if not hasattr(config, "num_attention_heads"):
+        raise UserError(
+            f"rollout.engine=vllm cannot serve {source!r} on a CPU: it has no attention; set "
+            "rollout.engine=transformers"
+        )
     sizes = CPUAttentionBackend.get_supported_head_sizes()
     if _head_size(config) not in sizes:
         raise UserError(
@@ -124,11 +129,9 @@ def start(lm: LanguageModel, settings: VLLMEngineConfig, max_tokens: int) -> Any
         try:
             llm = vllm.LLM(model=str(folder), **given)
         except Exception as error:
-            reason = str(error).strip().splitlines()
             raise UserError(
-                f"rollout.engine=vllm cannot serve {type(lm.model).__name__} ({lm.ref}): "
-                f"{reason[-1] if reason else type(error).__name__}; lower rollout.engine.memory_share or max_parallel "
-                "if memory is short, else set rollout.engine=transformers"
+                f"rollout.engine=vllm cannot serve {type(lm.model).__name__} ({lm.ref}): {_reason(error)}; lower "
+                "rollout.engine.memory_share or max_parallel if memory is short, else set rollout.engine=transformers"
             ) from error
     width = llm.llm_engine.model_config.get_vocab_size()
     if width != lm.vocab_size:
@@ -155,6 +158,13 @@ def stop(llm: Any) -> None:
 
     cleanup_dist_env_and_memory()
     gc.collect()
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error that says something: pydantic ends with an address, and shows all it was given."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("For further information")]
+    return said[-1].split(" [type=")[0] if said else type(error).__name__
 
 
 def _cache_bytes(lm: LanguageModel, settings: VLLMEngineConfig, max_tokens: int, dtype: str) -> int:
